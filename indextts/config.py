@@ -8,23 +8,13 @@ release's file; their defaults are the values that the release fixes in code.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar
 
-logger = logging.getLogger(__name__)
+from indextts.config_fields import ConfigError, all_equal, build_section, divides, must_be, to_plain
 
 SUPPORTED_VERSION = "2.0"
-T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the field, what is wrong and what would be right."""
-
-
-# ----------------------------------------------------------------------------------------------------------------- GPT
 
 
 @dataclass(frozen=True)
@@ -68,10 +58,10 @@ class GPTConfig:
     perceiver_dim_head: int = 64  # ours
 
     def __post_init__(self) -> None:
-        _divides("gpt.model_dim", self.model_dim, "gpt.heads", self.heads)
+        divides("gpt.model_dim", self.model_dim, "gpt.heads", self.heads)
         for name in ("condition_module", "emo_condition_module"):
             module = getattr(self, name)
-            _divides(f"gpt.{name}.output_size", module.output_size, f"gpt.{name}.attention_heads", module.attention_heads)
+            divides(f"gpt.{name}.output_size", module.output_size, f"gpt.{name}.attention_heads", module.attention_heads)
             if module.input_layer != "conv2d2":
                 raise ConfigError(f"gpt.{name}.input_layer is {module.input_layer!r}; only 'conv2d2' is supported")
         if self.condition_type != "conformer_perceiver":
@@ -79,9 +69,6 @@ class GPTConfig:
         for name in ("start_mel_token", "stop_mel_token"):
             if not 0 <= getattr(self, name) < self.number_mel_codes:
                 raise ConfigError(f"gpt.{name} is {getattr(self, name)}; it must be below number_mel_codes ({self.number_mel_codes})")
-
-
-# ------------------------------------------------------------------------------------------------------------ semantic
 
 
 @dataclass(frozen=True)
@@ -114,9 +101,6 @@ class CAMPPlusConfig:
     init_channels: int = 128
 
 
-# --------------------------------------------------------------------------------------------------------------- s2mel
-
-
 @dataclass(frozen=True)
 class SpectConfig:
     """Reference mel spectrogram."""
@@ -130,7 +114,7 @@ class SpectConfig:
 
     def __post_init__(self) -> None:
         if self.fmax not in (None, "None"):
-            raise ConfigError(f"s2mel.preprocess_params.spect_params.fmax is {self.fmax!r}; only \"None\" (Nyquist) is supported")
+            raise ConfigError(f's2mel.preprocess_params.spect_params.fmax is {self.fmax!r}; only "None" (Nyquist) is supported')
 
 
 @dataclass(frozen=True)
@@ -164,7 +148,7 @@ class LengthRegulatorConfig:
     n_f0_bins: int = 512
 
     def __post_init__(self) -> None:
-        _must_be("s2mel.length_regulator", self, is_discrete=False, vector_quantize=False, n_codebooks=1, f0_condition=False)
+        must_be("s2mel.length_regulator", self, is_discrete=False, vector_quantize=False, n_codebooks=1, f0_condition=False)
 
 
 @dataclass(frozen=True)
@@ -195,8 +179,8 @@ class DiTConfig:
     add_resblock_in_transformer: bool = False
 
     def __post_init__(self) -> None:
-        _divides("s2mel.DiT.hidden_dim", self.hidden_dim, "s2mel.DiT.num_heads", self.num_heads)
-        _must_be(
+        divides("s2mel.DiT.hidden_dim", self.hidden_dim, "s2mel.DiT.num_heads", self.num_heads)
+        must_be(
             "s2mel.DiT", self, style_condition=True, final_layer_type="wavenet", target="mel", f0_condition=False, is_causal=False,
             long_skip_connection=True, zero_prompt_speech_token=False, time_as_token=False, style_as_token=False,
             uvit_skip_connection=True, add_resblock_in_transformer=False,
@@ -215,7 +199,7 @@ class WaveNetConfig:
     style_condition: bool = True
 
     def __post_init__(self) -> None:
-        _must_be("s2mel.wavenet", self, style_condition=True, dilation_rate=1)
+        must_be("s2mel.wavenet", self, style_condition=True, dilation_rate=1)
 
 
 @dataclass(frozen=True)
@@ -237,9 +221,6 @@ class S2MelConfig:
             raise ConfigError(f"s2mel.dit_type is {self.dit_type!r}; only 'DiT' is supported")
         if self.wavenet.hidden_dim != self.DiT.hidden_dim:
             raise ConfigError("s2mel.wavenet.hidden_dim must equal s2mel.DiT.hidden_dim")
-
-
-# ------------------------------------------------------------------------------------------------------------- vocoder
 
 
 @dataclass(frozen=True)
@@ -281,9 +262,6 @@ def release_bigvgan() -> BigVGANConfig:
     return BigVGANConfig(use_tanh_at_final=False, use_bias_at_final=False)
 
 
-# ----------------------------------------------------------------------------------------------------------- inference
-
-
 @dataclass(frozen=True)
 class InferenceConfig:
     """*Ours*: defaults of ``infer``; a config without this section means the release's values."""
@@ -302,13 +280,11 @@ class InferenceConfig:
     inference_cfg_rate: float = 0.7
 
 
-# ---------------------------------------------------------------------------------------------------------------- whole
-
-
 @dataclass(frozen=True)
 class DatasetConfig:
     """Tokenizer file; the other fields of the release's ``dataset`` section do nothing at inference."""
 
+    IGNORED: ClassVar[tuple[str, ...]] = ("sample_rate", "squeeze", "mel")
     bpe_model: str = "bpe.model"
 
 
@@ -316,6 +292,7 @@ class DatasetConfig:
 class IndexTTSConfig:
     """The whole ``config.yaml``. Paths are relative to the model directory."""
 
+    IGNORED: ClassVar[tuple[str, ...]] = ("vocoder",)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     gpt: GPTConfig = field(default_factory=GPTConfig)
     semantic_codec: SemanticCodecConfig = field(default_factory=SemanticCodecConfig)
@@ -336,19 +313,16 @@ class IndexTTSConfig:
     def __post_init__(self) -> None:
         if len(self.emo_num) != 8 or min(self.emo_num) < 1:
             raise ConfigError(f"emo_num must hold 8 counts >= 1, one per emotion; got {list(self.emo_num)}")
-        widths = {
-            "s2mel.DiT.in_channels": self.s2mel.DiT.in_channels,
-            "s2mel.preprocess_params.spect_params.n_mels": self.s2mel.preprocess_params.spect_params.n_mels,
-        }
-        _all_equal(widths)
-        _all_equal({"s2mel.style_encoder.dim": self.s2mel.style_encoder.dim, "campplus.embedding_size": self.campplus.embedding_size})
-        _all_equal({"s2mel.length_regulator.channels": self.s2mel.length_regulator.channels, "s2mel.DiT.content_dim": self.s2mel.DiT.content_dim})
-        _all_equal(
-            {
-                "semantic_codec.hidden_size": self.semantic_codec.hidden_size,
-                "gpt.feature_dim": self.gpt.feature_dim,
-                "s2mel.length_regulator.in_channels": self.s2mel.length_regulator.in_channels,
-            }
+        s2mel, codec = self.s2mel, self.semantic_codec
+        all_equal(
+            s2mel__DiT__in_channels=s2mel.DiT.in_channels, s2mel__preprocess_params__n_mels=s2mel.preprocess_params.spect_params.n_mels
+        )
+        all_equal(s2mel__style_encoder__dim=s2mel.style_encoder.dim, campplus__embedding_size=self.campplus.embedding_size)
+        all_equal(s2mel__length_regulator__channels=s2mel.length_regulator.channels, s2mel__DiT__content_dim=s2mel.DiT.content_dim)
+        all_equal(
+            semantic_codec__hidden_size=codec.hidden_size,
+            gpt__feature_dim=self.gpt.feature_dim,
+            s2mel__length_regulator__in_channels=s2mel.length_regulator.in_channels,
         )
         if self.gpt.start_mel_token < self.semantic_codec.codebook_size:
             raise ConfigError(
@@ -360,10 +334,6 @@ class IndexTTSConfig:
     def gpt_latent_dim(self) -> int:
         """Width of the GPT latents that S2Mel projects."""
         return self.s2mel.gpt_latent_dim or self.gpt.model_dim
-
-
-# Sections and fields of the release's file that inference does not use.
-_IGNORED = {"": {"vocoder"}, "dataset": {"sample_rate", "squeeze", "mel"}}
 
 
 def load_config(path: str | Path) -> IndexTTSConfig:
@@ -422,104 +392,4 @@ def load_bigvgan_config(path: str | Path) -> BigVGANConfig:
 
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Plain dicts and lists (for YAML or JSON), the inverse of :func:`build_section`."""
-    return _plain(dataclasses.asdict(config))
-
-
-def build_section(cls: type[T], raw: Any, where: str) -> T:
-    """Build dataclass ``cls`` from a mapping; ``where`` names the section in messages."""
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        raise ConfigError(f"section {where or 'top level'} must be a mapping, found {type(raw).__name__}")
-    hints = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for key, value in raw.items():
-        place = f"{where}.{key}" if where else str(key)
-        if key in fields:
-            default = _default_of(fields[key])
-            values[key] = _convert(value, hints[key], place, default)
-        elif key not in _IGNORED.get(where, set()):
-            close = difflib.get_close_matches(str(key), [name for name in fields if name not in raw], n=1, cutoff=0.8)
-            if close:
-                raise ConfigError(f"unknown field {place!r}; did you mean {close[0]!r}?")
-            logger.warning("configuration field %s is unknown and ignored", place)
-    return cls(**values)
-
-
-def _default_of(f: dataclasses.Field[Any]) -> Any:
-    if f.default_factory is not dataclasses.MISSING:
-        return f.default_factory()
-    return f.default
-
-
-def _convert(value: Any, hint: Any, where: str, default: Any) -> Any:
-    if dataclasses.is_dataclass(hint):
-        # A section that is written partly takes the other values from the default of *this* section (the emotion encoder's
-        # defaults are not the speaker encoder's).
-        if isinstance(value, dict) and dataclasses.is_dataclass(default):
-            base = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-            built = build_section(hint, value, where)  # type: ignore[arg-type]
-            return dataclasses.replace(default, **{key: getattr(built, key) for key in value if key in base})  # type: ignore[type-var]
-        return build_section(hint, value, where)  # type: ignore[arg-type]
-    kind = str(hint)
-    if "tuple[tuple" in kind:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} must be a list of lists of integers, got {value!r}")
-        return tuple(_int_tuple(row, where) for row in value)
-    if "tuple" in kind:
-        return _int_tuple(value, where)
-    if hint is bool:
-        if not isinstance(value, bool):
-            raise ConfigError(f"{where} must be true or false, got {value!r}")
-        return value
-    if hint is str:
-        if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-            raise ConfigError(f"{where} must be text, got {value!r}")
-        return str(value).strip()
-    if value is None and "None" in kind:
-        return None
-    if hint is int or kind == "int | None":
-        return _positive_int(value, where)
-    if hint is float or kind == "float | None":
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"{where} must be a number, got {value!r}")
-        return value
-    return value
-
-
-def _positive_int(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(f"{where} must be a whole number >= 0, got {value!r}")
-    return value
-
-
-def _int_tuple(value: Any, where: str) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where} must be a list of whole numbers, got {value!r}")
-    return tuple(_positive_int(item, where) for item in value)
-
-
-def _divides(name: str, value: int, by_name: str, by: int) -> None:
-    if by < 1 or value < 1 or value % by:
-        raise ConfigError(f"{name} ({value}) must be a multiple of {by_name} ({by})")
-
-
-def _must_be(where: str, section: Any, **expected: Any) -> None:
-    for name, value in expected.items():
-        if getattr(section, name) != value:
-            raise ConfigError(f"{where}.{name} is {getattr(section, name)!r}; only {value!r} (the release's value) is supported")
-
-
-def _all_equal(named: dict[str, int]) -> None:
-    if len(set(named.values())) > 1:
-        listing = ", ".join(f"{name} = {value}" for name, value in named.items())
-        raise ConfigError(f"these widths must be equal: {listing}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    return to_plain(config)

@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
                 failed += not check.passed
                 if not (check.passed and arguments.quiet):
                     verdict = "ok  " if check.passed else "FAIL"
-                    print(f"{verdict} {path.stem:24s} {check.name:44s} error {check.error:9.2e}  tolerance {check.tolerance:7.1e}  {check.detail}")
+                    figures = f"error {check.error:9.2e}  tolerance {check.tolerance:7.1e}"
+                    print(f"{verdict} {path.stem:24s} {check.name:44s} {figures}  {check.detail}")
         except Exception as error:
             failed += 1
             print(f"FAIL {path.stem:24s} {type(error).__name__}: {error}")

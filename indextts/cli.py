@@ -1,0 +1,223 @@
+"""The ``indextts`` command. Errors a user can mend are one line on stderr: exit code 2 for bad input, 1 for a failure."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+EMOTION_HELP = "eight values >= 0: happy,angry,sad,afraid,disgusted,melancholic,surprised,calm"
+DEFAULT_TEXT_HELP = "the text to speak; - reads it from standard input"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        with _warnings_as_lines():
+            return arguments.run(arguments)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except (ValueError, FileNotFoundError, TypeError) as error:
+        if arguments.verbose:
+            logging.exception("bad input")
+        return _fail(error, 2)
+    except (RuntimeError, OSError, ImportError, MemoryError) as error:
+        if arguments.verbose:
+            logging.exception("failure")
+        return _fail(error, 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="indextts", description="IndexTTS2 text-to-speech: text and a reference voice to a WAV.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    say = _command(commands, "say", _say, "speak a text in the voice of a reference clip")
+    say.add_argument("text", help=DEFAULT_TEXT_HELP)
+    say.add_argument("--voice", metavar="WAV", help="reference clip, 3 to 15 seconds (default: the voice's own clip)")
+    say.add_argument("-o", "--output", metavar="WAV", default="speech.wav", help="file to write (default: %(default)s)")
+    emotion = say.add_mutually_exclusive_group()
+    emotion.add_argument("--emotion-audio", metavar="WAV", help="clip whose emotion is taken over")
+    emotion.add_argument("--emotion", metavar="V,...", help=EMOTION_HELP)
+    emotion.add_argument("--emotion-text", metavar="TEXT", help="describe the emotion in words")
+    say.add_argument("--emotion-strength", type=float, default=1.0, metavar="A", help="0 to 1 (default: 1)")
+    say.add_argument("--seed", type=int, help="same seed, same result")
+    say.add_argument("--beams", type=int, metavar="B", help="beams of the code generation")
+    say.add_argument("--steps", type=int, metavar="N", help="Euler steps of the mel stage")
+    say.add_argument("--speed", type=float, default=1.0, metavar="X", help="speaking rate, 2 is twice as fast (default: 1)")
+    _engine_options(say)
+
+    info = _command(commands, "info", _info, "GPUs, settings, the weights that are found, and a pre-flight checklist")
+    info.add_argument("--model-dir", metavar="DIR", help="release folder to look at")
+    info.add_argument("--json", action="store_true", help="machine-readable output")
+
+    download = _command(commands, "download", _download, "fetch the IndexTTS-2 release and the models it builds on (about 9 GB)")
+    download.add_argument("--dir", metavar="DIR", default="checkpoints", help="where to put it (default: %(default)s)")
+    download.add_argument("--emotion-text", action="store_true", help="also the model that reads emotions from text (1.2 GB)")
+
+    bench = _command(commands, "bench", _bench, "stage times, RTF, tokens per second, peak memory")
+    bench.add_argument("--codes", type=int, default=250, metavar="N", help="codes forced, 50 a second (default: %(default)s)")
+    bench.add_argument("--beams", type=_list_of(int), default=[3], metavar="B[,B]", help="beams (default: 3)")
+    bench.add_argument("--precisions", type=_list_of(str), metavar="P[,P]", help="fp32, tf32, bf16, fp16 (default: the one in force)")
+    bench.add_argument("--runs", type=int, default=5, metavar="N", help="timed runs (default: %(default)s)")
+    bench.add_argument("--warmup", type=int, default=2, metavar="N", help="untimed runs before (default: %(default)s)")
+    bench.add_argument("--steps", type=int, metavar="N", help="Euler steps of the mel stage")
+    bench.add_argument("--voice", metavar="WAV", help="reference clip (default: a made-up one of 5 s)")
+    bench.add_argument("--json", metavar="FILE", help="write the results")
+    _engine_options(bench)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens; full tracebacks")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model-dir", metavar="DIR", help="release folder (default: checkpoints/, else the bundled voice)")
+    parser.add_argument("--random-weights", action="store_true", help="no files: random weights, real timings, noise for sound")
+    parser.add_argument("--size", choices=("release", "small"), default="small", help="size of random weights (default: %(default)s)")
+    parser.add_argument("--device", help="cuda, cuda:N, mps, xpu or cpu (default: the best present)")
+    parser.add_argument("--precision", default="auto", help="fp32, tf32, bf16 or fp16 (default: bf16 or fp16 on a GPU, fp32 elsewhere)")
+
+
+def _engine(arguments: argparse.Namespace) -> Any:
+    from indextts.pipeline import IndexTTS2
+
+    options = {"use_fp16": True, "device": arguments.device, "precision": arguments.precision}
+    if arguments.random_weights:
+        if arguments.model_dir:
+            raise ValueError("--random-weights and --model-dir exclude each other")
+        return IndexTTS2.from_random(arguments.size, **options)
+    return IndexTTS2(model_dir=arguments.model_dir, **options)
+
+
+def _say(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    if not 0.25 <= arguments.speed <= 4:
+        raise ValueError(f"--speed must be between 0.25 and 4, got {arguments.speed:g}")
+    text = sys.stdin.read() if arguments.text == "-" else arguments.text
+    emotion = {}
+    if arguments.emotion:
+        emotion["emo_vector"] = _list_of(float)(arguments.emotion)
+    if arguments.emotion_text:
+        emotion.update(use_emo_text=True, emo_text=arguments.emotion_text)
+    generation = {} if arguments.beams is None else {"num_beams": arguments.beams}
+    with _engine(arguments) as tts, tqdm(total=100, unit="%", bar_format="{desc:24.24} {bar} {percentage:3.0f}%", leave=False) as bar:
+
+        def progress(fraction: float, message: str) -> None:
+            bar.set_description_str(message, refresh=False)
+            bar.update(round(100 * fraction) - bar.n)
+
+        voice = arguments.voice if arguments.voice is not None else tts.default_voice()
+        path = tts.infer(
+            voice,
+            text,
+            arguments.output,
+            emo_audio_prompt=arguments.emotion_audio,
+            emo_alpha=arguments.emotion_strength,
+            duration_factor=1 / arguments.speed,
+            diffusion_steps=arguments.steps,
+            seed=arguments.seed,
+            progress=progress,
+            **emotion,
+            **generation,
+        )
+        record = tts.last_telemetry
+    _out(f"{path}: {record.audio_s:.2f} s of speech in {record.total_s:.2f} s (RTF {record.rtf:.2f}), seed {record.seed}")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from indextts.preflight import preflight
+
+    report = preflight(arguments.model_dir)
+    _out(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if arguments.json else str(report))
+    return 0
+
+
+def _download(arguments: argparse.Namespace) -> int:
+    from indextts.release import download_release
+
+    path = download_release(arguments.dir, include_qwen=arguments.emotion_text)
+    _out(f"complete: {path}")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from indextts.bench import bench, machine, table
+    from indextts.engine.precision import resolve_precision
+
+    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
+        raise ValueError(f"--json {arguments.json}: that folder does not exist")
+    results = []
+    with _engine(arguments) as tts:
+        precisions = arguments.precisions or [tts.precision]
+        for precision in precisions:
+            resolve_precision(precision, True, tts.device)  # refuse before minutes of work
+        for precision in precisions:
+            tts.set_precision(precision)
+            options = {"codes": arguments.codes, "runs": arguments.runs, "warmup": arguments.warmup, "voice": arguments.voice}
+            results += [bench(tts, beams=beams, steps=arguments.steps, **options) for beams in arguments.beams]
+    _out(table(results))
+    if arguments.json:
+        report = {"machine": machine(), "results": [asdict(result) for result in results]}
+        Path(arguments.json).write_text(json.dumps(report, indent=2), encoding="utf-8")
+    return 0
+
+
+def _list_of(kind: type) -> Any:
+    def parse(value: str) -> list[Any]:
+        try:
+            return [kind(part.strip()) for part in value.split(",")]
+        except ValueError:
+            raise ValueError(f"{value!r} is not a comma-separated list of numbers") from None
+
+    parse.__name__ = f"list of {kind.__name__}"
+    return parse
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        sys.stderr.write(f"indextts: warning: {message}\n")
+
+    before = warnings.showwarning
+    warnings.showwarning = show  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _fail(error: object, code: int) -> int:
+    message = " ".join(str(error).split()) or type(error).__name__
+    sys.stderr.write(f"indextts: {message}\n")
+    return code
+
+
+def _version() -> str:
+    from indextts import __version__
+
+    return f"indextts {__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

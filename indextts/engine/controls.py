@@ -1,0 +1,356 @@
+"""The engine's switches and gauges: settings, caches, precision, graphs, telemetry attributes, closing.
+
+:class:`EngineControls` is the half of ``IndexTTS2`` that panels and benchmarks drive; the other half is the recipe.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import logging
+import os
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from indextts.engine.attention import check_attention
+from indextts.engine.precision import resolve_precision
+from indextts.engine.reference_cache import ReferenceCache
+from indextts.engine.stages import Models, Stages
+from indextts.engine.telemetry import Telemetry
+from indextts.engine.worker import EngineWorker
+from indextts.utils import resource_monitor
+
+if TYPE_CHECKING:
+    from indextts.request import Request
+
+logger = logging.getLogger(__name__)
+MB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an engine was asked for, resolved for its device."""
+
+    device: torch.device
+    precision: str
+    attention: str
+    use_accel: bool
+    use_torch_compile: bool
+    use_deepspeed: bool
+    seed: int | None
+    name: str | None
+
+
+class EngineControls:
+    """Switching a loaded engine, its caches and its gauges."""
+
+    cfg: Any
+    sample_rate: int
+    _stages: Stages
+    _worker: EngineWorker
+
+    @staticmethod
+    def _resolve_settings(
+        use_fp16: bool,
+        device: str | torch.device | None,
+        use_deepspeed: bool | None,
+        use_accel: bool,
+        use_torch_compile: bool,
+        precision: str,
+        attention: str,
+        seed: int | None,
+        name: str | None,
+    ) -> Settings:
+        target = resolve_device(device)
+        return Settings(
+            device=target,
+            precision=resolve_precision(precision, use_fp16, target),
+            attention=check_attention(attention, target),
+            use_accel=use_accel,
+            use_torch_compile=use_torch_compile,
+            use_deepspeed=_resolve_deepspeed(use_deepspeed),
+            seed=seed,
+            name=name,
+        )
+
+    def _start_engine(self, models: Models, settings: Settings) -> None:
+        self.settings = settings
+        self.device = settings.device
+        self.seed = settings.seed
+        self.name = settings.name or models.config.name
+        self.reference_cache = ReferenceCache()
+        self.last_telemetry = Telemetry()
+        self._inferences = 0
+        self._graph_mb = 0.0
+        self._worker = EngineWorker(self)
+
+        def put_on_device(_: object) -> Stages:
+            stages = Stages(models, settings.device, settings.precision, settings.attention)
+            stages.compile_s2mel(settings.use_torch_compile)
+            return stages
+
+        self._stages = self._worker.call(put_on_device)
+
+    # ------------------------------------------------------------------------------------------------------------ switches
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """``torch.float16``, ``torch.bfloat16``, or None for the float32 modes."""
+        return self._stages.dtype
+
+    @property
+    def precision(self) -> str:
+        """The precision in force: ``fp32``, ``tf32``, ``bf16`` or ``fp16``."""
+        return self._stages.precision
+
+    def set_precision(self, precision: str) -> None:
+        """Change the number format of a loaded engine; cached prompts and captured graphs of the old one are dropped."""
+        name = resolve_precision(precision, True, self.device)
+
+        def change(_: object) -> None:
+            self.reference_cache.clear()
+            graphed = self._stages.drop_graphs()
+            self._stages.set_precision(name)
+            if graphed:
+                self._stages.graph_vocoder(graphed)
+
+        self._worker.call(change)
+
+    @property
+    def attention(self) -> str:
+        """The attention kernel in force: ``auto``, ``flash``, ``efficient`` or ``math``."""
+        return self._stages.attention
+
+    def set_attention(self, attention: str) -> None:
+        """Choose torch's attention kernel."""
+        name = check_attention(attention, self.device)
+
+        def change(_: object) -> None:
+            self._stages.attention = name
+
+        self._worker.call(change)
+
+    @property
+    def use_torch_compile(self) -> bool:
+        """Whether the flow-matching estimator runs through ``torch.compile``."""
+        return self._stages.compiled
+
+    @use_torch_compile.setter
+    def use_torch_compile(self, on: bool) -> None:
+        self._worker.call(lambda _: self._stages.compile_s2mel(bool(on)))
+
+    @property
+    def cuda_graphs_available(self) -> bool:
+        """Whether this engine's device can capture CUDA graphs."""
+        return self.device.type == "cuda"
+
+    @property
+    def cuda_graphs_enabled(self) -> bool:
+        """Whether graphs are in use."""
+        return self._stages.graphs is not None
+
+    def enable_cuda_graphs(self, warmup_steps: int = 3) -> bool:
+        """Capture the vocoder once per mel length and replay it from then on. False, with one log line, where that is impossible."""
+        if not self.cuda_graphs_available:
+            logger.info("CUDA graphs need a CUDA device; this engine runs on %s", self.device)
+            return False
+        if warmup_steps < 1:
+            raise ValueError(f"warmup_steps must be at least 1, got {warmup_steps}")
+        return bool(self._worker.call(lambda _: self._stages.graph_vocoder(warmup_steps)))
+
+    def disable_cuda_graphs(self) -> None:
+        """Back to eager launches; frees the graphs' memory."""
+        self._worker.call(lambda _: self._stages.drop_graphs())
+
+    # -------------------------------------------------------------------------------------------------------------- caches
+
+    @property
+    def cache_memory_mb(self) -> float:
+        """Megabytes held by cached prompts and graph pools."""
+        return self.reference_cache.memory_mb + self._stages.graph_memory_mb
+
+    def evict_cache(self) -> int:
+        """Drop least recently used entries until the caches are under ``MAX_CACHE_SIZE_MB``; returns how many went."""
+        from indextts import infer_v2_modded as limits
+
+        dropped = self.reference_cache.evict(max(0.0, limits.MAX_CACHE_SIZE_MB - self._stages.graph_memory_mb))
+        if dropped:
+            logger.info("evicted %d cached prompts; %.1f MB remain", dropped, self.cache_memory_mb)
+        return dropped
+
+    def clear_caches(self) -> None:
+        """Forget all prompts and graphs captured so far, and hand the memory back to the device."""
+
+        def clear(_: object) -> None:
+            self.reference_cache.clear()
+            if self._stages.graphs is not None:
+                self._stages.graphs.clear()
+            _release_memory(self.device)
+
+        self._worker.call(clear)
+
+    def _get_cache_memory_mb(self) -> float:
+        return self.cache_memory_mb
+
+    def _check_and_evict_cache(self) -> None:
+        self.evict_cache()
+
+    def _clear_all_caches(self) -> None:
+        self.clear_caches()
+
+    @property
+    def cache_spk_cond(self) -> torch.Tensor | None:
+        """Semantic features of the current speaker prompt, (1, T, 1024)."""
+        return self._latest("speaker", "features")
+
+    @property
+    def cache_emo_cond(self) -> torch.Tensor | None:
+        """Semantic features of the current emotion prompt, (1, T, 1024)."""
+        return self._latest("emotion", "features")
+
+    @property
+    def cache_s2mel_style(self) -> torch.Tensor | None:
+        """Style vector of the current speaker prompt, (1, 192)."""
+        return self._latest("speaker", "style")
+
+    @property
+    def cache_s2mel_prompt(self) -> torch.Tensor | None:
+        """Condition of the current speaker prompt's frames, (1, M, 512)."""
+        return self._latest("speaker", "condition")
+
+    @property
+    def cache_mel(self) -> torch.Tensor | None:
+        """Mel of the current speaker prompt, (1, 80, M)."""
+        return self._latest("speaker", "mel")
+
+    def _latest(self, role: str, field: str) -> torch.Tensor | None:
+        entry = self.reference_cache.latest(role)
+        return None if entry is None else getattr(entry, field)
+
+    # ------------------------------------------------------------------------------------------------------------- gauges
+
+    @property
+    def last_gpt_time(self) -> float:
+        """Seconds of the GPT stage in the last inference: generation and latent pass."""
+        return self.last_telemetry.gpt_s
+
+    @property
+    def last_s2mel_time(self) -> float:
+        """Seconds of the S2Mel stage in the last inference."""
+        return self.last_telemetry.s2mel_s
+
+    @property
+    def last_bigvgan_time(self) -> float:
+        """Seconds of the vocoder in the last inference."""
+        return self.last_telemetry.bigvgan_s
+
+    @property
+    def last_total_time(self) -> float:
+        """Seconds of the last inference."""
+        return self.last_telemetry.total_s
+
+    @property
+    def last_audio_duration(self) -> float:
+        """Seconds of audio made by the last inference."""
+        return self.last_telemetry.audio_s
+
+    @property
+    def last_rtf(self) -> float:
+        """Real-time factor of the last inference: total time over audio duration, lower is faster."""
+        return self.last_telemetry.rtf
+
+    def _settings_in_force(self, request: Request) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "device": str(self.device),
+            "precision": self.precision,
+            "attention": self.attention,
+            "cuda_graphs": self.cuda_graphs_enabled,
+            "torch_compile": self.use_torch_compile,
+            "diffusion_steps": request.diffusion_steps,
+            "inference_cfg_rate": request.guidance,
+            "duration_factor": request.duration_factor,
+            **asdict(request.sampling),
+        }
+
+    def _before_inference(self) -> None:
+        from indextts import infer_v2_modded as limits
+
+        if self._inferences and self._inferences % max(1, limits.CACHE_CHECK_INTERVAL) == 0:
+            self.evict_cache()
+        self._inferences += 1
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _after_inference(self, record: Telemetry) -> None:
+        record.cache_mb = self.cache_memory_mb
+        if self.device.type == "cuda":
+            record.peak_vram_mb = torch.cuda.max_memory_allocated(self.device) / MB
+            needed = record.peak_vram_mb - torch.cuda.memory_allocated(self.device) / MB
+            resource_monitor.set_next_inference_mb(torch.cuda.current_device() if self.device.index is None else self.device.index, needed)
+        self.last_telemetry = record
+
+    # ------------------------------------------------------------------------------------------------------------ closing
+
+    def close(self) -> None:
+        """Finish queued work, end the engine's thread and free all its memory. The engine cannot be used afterwards."""
+        self._worker.close()
+        self.reference_cache.clear()
+        self._stages = None  # type: ignore[assignment]
+        self.emotion_classifier = None
+        _release_memory(self.device)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the best present. ``ValueError`` that lists those that exist if it does not."""
+    present = available_devices()
+    if device is None:
+        return torch.device(present[0])
+    try:
+        asked = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"there is no device {device!r}; this machine has: {', '.join(present)}") from None
+    if asked.type == "cuda" and asked.index is None:
+        asked = torch.device("cuda:0")
+    if str(asked) not in present and asked.type not in [name for name in present if ":" not in name]:
+        raise ValueError(f"there is no device {str(device)!r}; this machine has: {', '.join(present)}")
+    return asked
+
+
+def available_devices() -> list[str]:
+    """Names of the devices that can run the pipeline, best first."""
+    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        names.append("xpu")
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def _resolve_deepspeed(asked: bool | None) -> bool:
+    if asked is None:
+        asked = os.environ.get("INDEXTTS_USE_DEEPSPEED", "0").strip() == "1"
+    if not asked:
+        return False
+    if importlib.util.find_spec("deepspeed") is None:
+        warnings.warn(
+            "DeepSpeed was asked for but is not installed; using the normal path (pip install 'indextts2-lab[deepspeed]')", stacklevel=4
+        )
+        return False
+    logger.warning("DeepSpeed is installed, but this version of the engine has no use for it; using the normal path")
+    return False
+
+
+def _release_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""What the hardware offers and how full it is."""
