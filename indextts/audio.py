@@ -6,10 +6,13 @@ resampler, the emotion prompt directly; the models were trained on exactly these
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
 import os
+import shlex
+import stat
 import uuid
 import wave as wave_format
 from functools import lru_cache
@@ -59,18 +62,25 @@ def load_audio(source: AudioSource, *, sample_rate: int | None = None, role: str
         rate = _checked_rate(given_rate, name)
         samples = _channels_last(array, name)[: READ_SECONDS * rate]
         samples = _to_float(samples, name)
-    mono: Samples = samples.mean(axis=1)
+    if samples.size == 0:
+        raise ValueError(f"{name} is empty: it holds no samples")
+    with np.errstate(over="ignore", invalid="ignore"):  # whatever is not finite is reported below
+        mono: Samples = samples.mean(axis=1)
     _check_content(mono, rate, name)
     return mono, rate
 
 
 def _read_file(path: Path, name: str) -> tuple[Samples, int]:
     path = path.expanduser()
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except PermissionError:
+        raise
+    except (OSError, ValueError) as error:  # also names that no file can have, such as the text to speak in the wrong place
+        raise FileNotFoundError(f"{name}: no such file" + ("" if path.is_absolute() else f" (looked in {Path.cwd()})")) from error
+    if stat.S_ISDIR(status.st_mode):
         raise ValueError(f"{name} is a folder; give the path of an audio file")
-    if not path.exists():
-        raise FileNotFoundError(f"{name}: no such file" + ("" if path.is_absolute() else f" (looked in {Path.cwd()})"))
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise ValueError(f"{name} is empty (0 bytes)")
     try:
         with soundfile.SoundFile(path) as file:
@@ -80,7 +90,7 @@ def _read_file(path: Path, name: str) -> tuple[Samples, int]:
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless formats, which do not state their rate
         raise ValueError(
             f"{name} cannot be decoded ({error}). WAV, FLAC, OGG and MP3 files work; convert others first, "
-            f"for example: ffmpeg -i {path.name} {path.stem}_converted.wav"
+            f"for example: ffmpeg -i {shlex.quote(path.name)} {shlex.quote(path.stem + '_converted.wav')}"
         ) from error
 
 
@@ -127,18 +137,18 @@ def _channels_last(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
 
 def _to_float(array: npt.NDArray[Any], name: str) -> Samples:
     """Samples in [-1, 1] as float32, integers divided by their full scale."""
-    if array.dtype.kind == "f":
-        return np.asarray(array, dtype=np.float32)
-    if array.dtype == np.uint8:
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "f":
+        with np.errstate(over="ignore"):
+            return np.asarray(array, dtype=np.float32)
+    if (kind, size) == ("u", 1):
         return np.asarray((array - np.float32(128)) / 128, dtype=np.float32)
-    if array.dtype in (np.int16, np.int32):
-        return np.asarray(array / 2.0 ** (8 * array.dtype.itemsize - 1), dtype=np.float32)
+    if kind == "i" and size in (2, 4):
+        return np.asarray(array / 2.0 ** (8 * size - 1), dtype=np.float32)
     raise ValueError(f"{name}: samples of type {array.dtype} have no known full scale; use float32 in [-1, 1], int16, int32 or uint8")
 
 
 def _check_content(mono: Samples, rate: int, name: str) -> None:
-    if mono.size == 0:
-        raise ValueError(f"{name} is empty: it holds no samples")
     if mono.size < SHORTEST_SECONDS * rate:
         raise ValueError(f"{name} is too short: {mono.size / rate:.3f} s; it must last {SHORTEST_SECONDS} s at least, better 3 to 15 s")
     if not np.isfinite(mono).all():
@@ -154,16 +164,16 @@ def _check_content(mono: Samples, rate: int, name: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- resampling
 
 
-def speaker_waveforms(mono: Samples, rate: int) -> tuple[Samples, Samples]:
-    """Speaker prompt: the first 15 s at 22 050 Hz (n,), and the same at 16 kHz (m,), made from the former."""
-    wav22k = _soxr(mono, rate, SAMPLE_RATE)[: PROMPT_SECONDS * SAMPLE_RATE]
-    wav16k: Samples = sinc_resampler()(torch.tensor(wav22k)).numpy()
+def speaker_waveforms(mono: Samples, rate: int) -> tuple[Tensor, Tensor]:
+    """Speaker prompt, on the CPU: the first 15 s at 22 050 Hz (n,), and the same at 16 kHz (m,), made from the former."""
+    wav22k = torch.tensor(_soxr(mono, rate, SAMPLE_RATE)[: PROMPT_SECONDS * SAMPLE_RATE])
+    wav16k: Tensor = sinc_resampler()(wav22k)
     return wav22k, wav16k
 
 
-def emotion_waveform(mono: Samples, rate: int) -> Samples:
-    """Emotion prompt: the first 15 s at 16 kHz (m,), resampled once."""
-    return _soxr(mono, rate, SEMANTIC_RATE)[: PROMPT_SECONDS * SEMANTIC_RATE]
+def emotion_waveform(mono: Samples, rate: int) -> Tensor:
+    """Emotion prompt, on the CPU: the first 15 s at 16 kHz (m,), resampled once."""
+    return torch.tensor(_soxr(mono, rate, SEMANTIC_RATE)[: PROMPT_SECONDS * SEMANTIC_RATE])
 
 
 @lru_cache(maxsize=1)
@@ -227,7 +237,7 @@ def write_wav(path: str | os.PathLike[str], wave: Tensor | npt.NDArray[Any], sam
 def _replace_file(path: Path, content: bytes) -> None:
     path = Path(os.path.realpath(path.expanduser()))  # a symbolic link stays one; the file it names is replaced
     if path.exists() and not path.is_file():
-        raise OSError(None, "the path names a folder or a device, not a file")
+        raise OSError(errno.EINVAL, "the path names a folder or a device, not a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:

@@ -26,7 +26,7 @@ from indextts.engine.telemetry import SegmentRecord, Stopwatch, Telemetry
 from indextts.engine.worker import Job, ProgressCallback
 from indextts.models.emotion import normalize_emo_vec, scale_emotion
 from indextts.request import Request
-from indextts.text import Segment, TextFrontend
+from indextts.text import Glossary, Segment, TextFrontend, TextNormalizer, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ class IndexTTS2(Calls):
         )
         self.release: release_files.Release | None = release
         classifier = EmotionClassifier(release.qwen_dir, settings.device) if use_qwen_emo and release.qwen_dir else None
-        frontend = TextFrontend.from_files(release.bpe_model, release.glossary)
+        glossary = Glossary.load(release.glossary) if release.glossary else None
+        frontend = TextFrontend(Tokenizer(release.bpe_model), TextNormalizer(glossary))
         self._assemble(release_files.load_models(release), frontend, classifier, settings)
 
     @classmethod

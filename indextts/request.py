@@ -92,7 +92,7 @@ def build_request(frontend: TextFrontend, config: IndexTTSConfig, arguments: Map
     else:
         emotion_source = a["emo_audio_prompt"]
 
-    segments = frontend.segments(a["text"], most_tokens, quick)
+    segments = frontend.segments(a["text"], most_tokens, quick, on_unknown="warn")
     voice = _clip(a["spk_audio_prompt"], a["sample_rate"], "spk_audio_prompt")
     emotion_voice = voice if emotion_source is None else _clip(emotion_source, a["sample_rate"], "emo_audio_prompt")
     return Request(

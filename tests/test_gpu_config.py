@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -145,10 +146,10 @@ def test_flash_attention_needs_card_and_package(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_broken_flash_attention_is_reported_not_raised(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
-    folder = tmp_path / "flash_attn"  # type: ignore[operator]
+    folder = tmp_path / "flash_attn"
     folder.mkdir()
     (folder / "__init__.py").write_text("raise OSError('undefined symbol: _ZN3c10')")
     monkeypatch.syspath_prepend(tmp_path)

@@ -35,9 +35,9 @@ def choose_candidates(scores: Tensor, stop: int, *, do_sample: bool, generator: 
     """Choose 2 b continuations among all codes of all beams, scores ``(B, b, V)``.
 
     Without ``do_sample`` the 2 b highest; with it 2 b draws without replacement from the softmax over the row's b V scores. Where
-    fewer than 2 b have a probability above 0 the draw is completed with others, which ones is not defined. They sort last and can only
-    become dead beams, which live ones replace as soon as there are enough; a stop code among them is replaced by another code of
-    score -inf, since it would end a sequence that was never drawn.
+    fewer than 2 b have a probability above 0 (usual in the first step) the draw is completed with the highest scores among the others,
+    except stop codes, which were never drawn and must not end a sequence. These sort last; of score -inf they become dead beams, which
+    live ones replace as soon as there are enough.
     """
     rows, beams, vocabulary = scores.shape
     flat = scores.reshape(rows, -1)
@@ -45,13 +45,14 @@ def choose_candidates(scores: Tensor, stop: int, *, do_sample: bool, generator: 
         best, index = flat.topk(2 * beams, dim=-1)
         return Candidates(best, index % vocabulary, index // vocabulary)
     probabilities = flat.softmax(dim=-1)
-    index = torch.multinomial(probabilities, 2 * beams, generator=generator)
-    codes = index % vocabulary
-    not_drawn = (probabilities.gather(1, index) == 0) & (codes == stop)
-    drawn = flat.gather(1, index).masked_fill(not_drawn, -torch.inf)
-    codes = codes.masked_fill(not_drawn, 0 if stop else 1)
-    best, order = torch.sort(drawn, dim=-1, descending=True)
-    return Candidates(best, codes.gather(1, order), (index // vocabulary).gather(1, order))
+    drawn = torch.multinomial(probabilities, 2 * beams, generator=generator)
+    missing = probabilities.gather(1, drawn) == 0
+    no_filler = (probabilities > 0) | (torch.arange(flat.shape[1], device=flat.device) % vocabulary == stop)
+    fillers = flat.clamp(min=torch.finfo(flat.dtype).min).masked_fill(no_filler, -torch.inf).topk(2 * beams, dim=-1).indices
+    drawn = torch.where(missing, fillers.gather(1, (missing.cumsum(dim=1) - 1).clamp(min=0)), drawn)
+    best, order = torch.sort(flat.gather(1, drawn), dim=-1, descending=True)
+    index = drawn.gather(1, order)
+    return Candidates(best, index % vocabulary, index // vocabulary)
 
 
 class BeamState:
@@ -141,6 +142,17 @@ class BeamState:
             # Among equals the one stored last comes first.
             finished.append(sorted(kept, key=lambda hypothesis: hypothesis.score)[::-1])
         return finished
+
+    def best_codes(self, finished: list[list[Hypothesis]]) -> Tensor:
+        """The best hypothesis of each row of :meth:`finish` with its stop code, where the limit leaves room: ``(rows, n)``.
+
+        Shorter rows are filled with stop codes.
+        """
+        width = min(max(len(row[0].codes) for row in finished) + 1, self.max_codes)
+        codes = torch.full((len(finished), width), self.stop, device=self.codes.device)
+        for row, (best, *_) in enumerate(finished):
+            codes[row, : len(best.codes)] = torch.tensor(best.codes, dtype=torch.long, device=codes.device)
+        return codes
 
     def _hypothesis(self, score: float, codes: Tensor, length: int) -> Hypothesis:
         return Hypothesis(score / length**self.length_penalty, tuple(codes.tolist()))

@@ -6,7 +6,7 @@ This is the readable path with a growing cache, and the oracle of the fast ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ class GeneratedCodes:
     codes: Tensor
     lengths: Tensor
     hit_limit: Tensor
-    hypotheses: tuple[tuple[Hypothesis, ...], ...] = ()
+    hypotheses: list[list[Hypothesis]] = field(default_factory=list)
 
     @property
     def scores(self) -> list[float] | None:
@@ -139,20 +139,16 @@ def _beams(
             break
         cache.reorder(parents)
         logits, cache = model.decode_step(state.codes[:, -1], step, cache, mask)
-    hypotheses = tuple(tuple(row) for row in state.finish())
-    width = min(max(len(row[0].codes) for row in hypotheses) + 1, limit)
-    codes = torch.full((rows, width), stop, device=prefix.device)
-    for row, (best, *_) in enumerate(hypotheses):
-        codes[row, : len(best.codes)] = torch.tensor(best.codes, dtype=torch.long, device=prefix.device)
-    return _result(codes, stop, hypotheses)
+    hypotheses = state.finish()
+    return _result(state.best_codes(hypotheses), stop, hypotheses)
 
 
 def _without_stop(logits: Tensor, stop: int) -> Tensor:
     return logits.index_fill(-1, torch.tensor([stop], device=logits.device), -torch.inf)
 
 
-def _result(codes: Tensor, stop: int, hypotheses: tuple[tuple[Hypothesis, ...], ...] = ()) -> GeneratedCodes:
-    return GeneratedCodes(codes, code_lengths(codes, stop), (codes != stop).all(dim=1), hypotheses)
+def _result(codes: Tensor, stop: int, hypotheses: list[list[Hypothesis]] | None = None) -> GeneratedCodes:
+    return GeneratedCodes(codes, code_lengths(codes, stop), (codes != stop).all(dim=1), hypotheses or [])
 
 
 def code_lengths(codes: Tensor, stop: int) -> Tensor:

@@ -87,7 +87,7 @@ class SamplingParams:
         return 2 if self.num_beams > 1 else 1
 
 
-def stages(params: SamplingParams) -> list[tuple[str, Stage]]:
+def score_stages(params: SamplingParams) -> list[tuple[str, Stage]]:
     """The stages that ``params`` switch on, in order, by name. Temperature, top-k and top-p act only when sampling."""
     keep = params.min_keep
     chain: list[tuple[str, Stage]] = []
@@ -107,7 +107,7 @@ def stages(params: SamplingParams) -> list[tuple[str, Stage]]:
 
 def process_scores(scores: Tensor, ids: Tensor, params: SamplingParams) -> Tensor:
     """All stages: scores ``(N, V)`` and the ids so far, prefix placeholders included, ``(N, T)``, to scores ``(N, V)``."""
-    for _, stage in stages(params):
+    for _, stage in score_stages(params):
         scores = stage(scores, ids)
     return scores
 

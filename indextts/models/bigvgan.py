@@ -34,7 +34,7 @@ class BigVGAN(nn.Module):
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()
         for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
-            self.ups.append(nn.ModuleList([_upsampler(channels, channels // 2, kernel, rate)]))
+            self.ups.append(nn.Sequential(_upsampler(channels, channels // 2, kernel, rate)))
             channels //= 2
             for size, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True):
                 self.resblocks.append(AMPBlock(channels, size, dilations))
@@ -62,7 +62,7 @@ class BigVGAN(nn.Module):
         """The same before the last step (clamp, or tanh if the configuration says so): what losses and comparisons want."""
         x = self.conv_pre(zero_beyond(mel, lengths))
         for i, rate in enumerate(self.rates):
-            x = self.ups[i][0](zero_beyond(x, lengths))
+            x = self.ups[i](zero_beyond(x, lengths))
             lengths = None if lengths is None else lengths * rate
             first, *others = self.resblocks[i * self.blocks_per_stage : (i + 1) * self.blocks_per_stage]
             x = sum((block(x, lengths) for block in others), first(x, lengths)) / self.blocks_per_stage
@@ -115,7 +115,8 @@ class SnakeBeta(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) to (B, C, T)."""
         alpha, beta = self.alpha.exp()[:, None], self.beta.exp()[:, None]
-        return x + torch.sin(alpha * x).square() / (beta + 1e-9)
+        # The quotient is taken before the product, as in the release: the vocoder amplifies differences in the last bit.
+        return x + 1.0 / (beta + 1e-9) * torch.sin(alpha * x).square()
 
 
 def lowpass_taps() -> Tensor:

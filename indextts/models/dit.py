@@ -175,9 +175,10 @@ class FinalLayer(nn.Module):
         super().__init__()
         self.norm_final = nn.LayerNorm(head, elementwise_affine=False, eps=1e-6)
         self.linear = nn.Linear(head, head)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * head))
-        nn.init.zeros_(self.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.adaLN_modulation[1].bias)
+        modulation = nn.Linear(dim, 2 * head)
+        nn.init.zeros_(modulation.weight)
+        nn.init.zeros_(modulation.bias)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), modulation)
 
     def forward(self, h: Tensor, t1: Tensor) -> Tensor:
         """(B, T, head) and the time embedding (B, dim) to (B, T, head)."""
@@ -191,15 +192,15 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, dim: int, sinusoids: int = 256) -> None:
         super().__init__()
-        self.half = sinusoids // 2
+        self.frequencies = sinusoids // 2
         self.mlp = nn.Sequential(nn.Linear(sinusoids, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) in [0, 1] to (B, dim); the sinusoids in float32, where 16 bits cannot tell neighbouring times apart."""
-        step = torch.arange(self.half, device=t.device, dtype=torch.float32)
-        angle = (1000 * t.float())[:, None] * torch.exp(-math.log(10000) * step / self.half)
+        step = torch.arange(self.frequencies, device=t.device, dtype=torch.float32)
+        angle = (1000 * t.float())[:, None] * torch.exp(-math.log(10000) * step / self.frequencies)
         sinusoids = torch.cat([angle.cos(), angle.sin()], dim=-1)
-        out: Tensor = self.mlp(sinusoids.to(self.mlp[0].weight.dtype))
+        out: Tensor = self.mlp(sinusoids.to(next(self.mlp.parameters()).dtype))
         return out
 
 
@@ -207,7 +208,11 @@ def rotation_table(frames: int, head_dim: int, device: torch.device) -> Rotation
     """Cosines and sines for positions 0 .. frames - 1, in float32; position 0 is the first prompt frame."""
     pair = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
     angle = torch.outer(torch.arange(frames, device=device, dtype=torch.float32), 1.0 / 10000 ** (pair / head_dim))
-    return angle.cos(), angle.sin()
+    if torch.compiler.is_compiling():  # generated code knows no complex numbers
+        return angle.cos(), angle.sin()
+    # Through polar, as in the release: on CPUs cos() and sin() of whole tensors differ from it in the last bit.
+    cos, sin = torch.view_as_real(torch.polar(torch.ones_like(angle), angle)).unbind(-1)
+    return cos, sin
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:

@@ -39,8 +39,8 @@ class SemanticCodec(nn.Module):
             mask = (steps < lengths.to(features.device).unsqueeze(1)).unsqueeze(1)
         backbone, projection = self.encoder
         latents = projection(backbone(features.transpose(1, 2), mask))
-        codes = self.quantizer.first(latents.transpose(1, 2))
-        return codes, self.vq2emb(codes).transpose(1, 2)
+        codes, quantised = self.quantizer.first(latents.transpose(1, 2))
+        return codes, quantised.transpose(1, 2)
 
     def vq2emb(self, codes: Tensor) -> Tensor:
         """Embed codes (B, N), each below ``codebook_size``: (B, hidden, N). Start and stop codes must be removed before."""
@@ -115,9 +115,17 @@ class FactorizedQuantizer(nn.Module):
         self.out_project = nn.Conv1d(config.codebook_dim, config.hidden_size, 1)
         self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Latents (B, hidden, T) to codes (B, T) int64, the lowest index among equals."""
-        z = F.normalize(self.in_project(latents).transpose(1, 2), dim=-1)
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, hidden, T) to codes (B, T) int64, the lowest index among equals, and their embedding (B, hidden, T)."""
+        projected = self.in_project(latents)
+        codes = self.nearest(projected)
+        rows = self.codebook(codes).transpose(1, 2)
+        # The value is that of the row; the sum lets gradients pass in training and rounds as the released model does.
+        return codes, self.out_project(projected + (rows - projected).detach())
+
+    def nearest(self, projected: Tensor) -> Tensor:
+        """Codes (B, T) of projected latents (B, codebook_dim, T)."""
+        z = F.normalize(projected.transpose(1, 2), dim=-1)
         directions = F.normalize(self.codebook.weight, dim=-1)
         distance = z.square().sum(-1, keepdim=True) - 2 * z @ directions.T + directions.square().sum(-1)
         return distance.argmin(dim=-1)

@@ -35,8 +35,9 @@ def fold_weight_norm(state: Mapping[str, Tensor]) -> State:
         if direction_key not in state:
             continue
         gain, direction = folded.pop(gain_key).float(), folded.pop(direction_key).float()
-        norm = direction.flatten(1).norm(dim=1).reshape(-1, *[1] * (direction.dim() - 1))
-        folded[f"{name}weight"] = direction * (gain.reshape_as(norm) / norm)
+        # The operator behind torch.nn.utils.weight_norm: another order of operations differs in the last bits, and a deep
+        # vocoder magnifies those to more than 1e-4.
+        folded[f"{name}weight"] = torch._weight_norm(direction, gain, 0)
     return folded
 
 

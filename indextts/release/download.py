@@ -19,7 +19,7 @@ from typing import Any
 from indextts.config import ConfigError, IndexTTSConfig, load_config
 from indextts.release.find import find_auxiliary, find_release
 from indextts.release.hub import Hub, RemoteFile, file_hash, is_offline
-from indextts.release.layout import AUXILIARIES, CONFIG_NAME, MODEL_ID, MissingFilesError, download_command
+from indextts.release.layout import AUXILIARIES, CONFIG_NAME, MODEL_ID, MissingFilesError, download_command, inside
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[float, str], Any]
@@ -110,7 +110,7 @@ def _jobs(hub: Hub, folder: Path, include_qwen: bool) -> list[_Job]:
     if include_qwen:
         prefix = names.qwen_emo_path.rstrip("/") + "/"
         release += [name for name in listing if name.startswith(prefix)] or [prefix + "model.safetensors"]
-    jobs = [_Job(_entry(listing, MODEL_ID, name), folder / name) for name in release]
+    jobs = [_Job(_entry(listing, MODEL_ID, name), inside(folder, name, f"a file name of {MODEL_ID}")) for name in release]
     for aux in AUXILIARIES:
         listing = hub.files(aux.repo_id)
         remotes = [_entry(listing, aux.repo_id, name) for name in aux.files if name in listing or name not in aux.optional]

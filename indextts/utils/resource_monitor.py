@@ -137,7 +137,7 @@ def predict_oom_risk(device_id: int = 0, threshold_percent: float = 90) -> bool:
 def get_process_memory_mb() -> float:
     """Memory of this process in RAM (resident set); the highest so far where the system tells no more, as on macOS."""
     if sys.platform == "win32":
-        return _windows_working_set() / MIB
+        return _working_set() / MIB
     import resource
 
     statm = Path("/proc/self/statm")
@@ -147,25 +147,26 @@ def get_process_memory_mb() -> float:
     return peak / (MIB if sys.platform == "darwin" else 1024)  # bytes on macOS, KiB elsewhere
 
 
-def _windows_working_set() -> int:
-    """Bytes in RAM: ``WorkingSetSize`` of Windows' ``PROCESS_MEMORY_COUNTERS``."""
-    assert sys.platform == "win32"
-    import ctypes
+if sys.platform == "win32":
 
-    class Counters(ctypes.Structure):
-        _fields_ = (
-            ("cb", ctypes.c_uint32),
-            ("page_faults", ctypes.c_uint32),
-            ("peak_working_set", ctypes.c_size_t),
-            ("working_set", ctypes.c_size_t),
-            ("others", ctypes.c_size_t * 6),
-        )
+    def _working_set() -> int:
+        """Bytes in RAM: ``WorkingSetSize`` of Windows' ``PROCESS_MEMORY_COUNTERS``."""
+        import ctypes
 
-    counters = Counters(cb=ctypes.sizeof(Counters))
-    kernel32 = ctypes.windll.kernel32
-    kernel32.GetCurrentProcess.restype = ctypes.c_void_p
-    kernel32.K32GetProcessMemoryInfo(ctypes.c_void_p(kernel32.GetCurrentProcess()), ctypes.byref(counters), counters.cb)
-    return int(counters.working_set)
+        class Counters(ctypes.Structure):
+            _fields_ = (
+                ("cb", ctypes.c_uint32),
+                ("page_faults", ctypes.c_uint32),
+                ("peak_working_set", ctypes.c_size_t),
+                ("working_set", ctypes.c_size_t),
+                ("others", ctypes.c_size_t * 6),
+            )
+
+        counters = Counters(cb=ctypes.sizeof(Counters))
+        kernel32 = ctypes.windll.kernel32
+        kernel32.GetCurrentProcess.restype = ctypes.c_void_p
+        kernel32.K32GetProcessMemoryInfo(ctypes.c_void_p(kernel32.GetCurrentProcess()), ctypes.byref(counters), counters.cb)
+        return int(counters.working_set)
 
 
 def _plausible(value: Any, highest: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -72,46 +73,56 @@ def run_frontend(golden: Golden) -> Iterator[Check]:
 def run_campplus(golden: Golden) -> Iterator[Check]:
     model = build(lambda: CAMPPlus(CAMPPlusConfig(**golden.model_config("campplus"))))
     load_weights(model, golden.state("campplus"), unused=model.UNUSED)
+    everything: dict[str, Tensor] = {}
     stages = {"head": model.head, **dict(model.xvector.named_children())}
     for name, block in model.xvector.named_children():
         stages |= {child.replace("tdnnd", f"{name}_layer"): layer for child, layer in block.named_children() if child.startswith("tdnnd")}
-    with recorded(stages) as computed:
-        computed["style"] = model(golden["in.fbank_centred"])
-    yield from compare_all(golden, computed)
+    for case in suffixes(golden, "fbank_centred"):
+        with recorded(stages) as computed:
+            computed["style"] = model(golden[f"in.fbank_centred{case}"])
+        everything |= {name + case: value for name, value in computed.items()}
+    yield from compare_all(golden, everything)
 
 
 @runner("w2v")
 def run_w2v(golden: Golden) -> Iterator[Check]:
     wanted = int(golden.run["select_hidden_state"])
-    recorded_states = (int(name.removeprefix("out.hidden_")) for name in golden.tensors if name.startswith("out.hidden_"))
-    computed: dict[str, Any] = {}
-    for depth in sorted({wanted, max(wanted, *recorded_states)}, reverse=True):
+    states = [int(match[1]) for match in (re.match(r"out\.hidden_(\d+)", name) for name in golden.tensors) if match]
+    everything: dict[str, Any] = {}
+    for depth in sorted({wanted, max(wanted, *states)}, reverse=True):  # the last, shallowest run is the encoder as it is used
         model = build(partial(SemanticEncoder, golden.model_config("w2v_bert"), depth))
         load_semantic_encoder(model, golden.state("w2v_bert"), {"mean": golden["in.mean"], "var": golden["in.var"]}, source="golden")
         layers = list(model.encoder.layers)
-        with recorded({f"hidden_{index + 1}": layer for index, layer in enumerate(layers)}, {"hidden_0": layers[0]}) as states:
-            features = model(golden["in.input_features"], golden["in.attention_mask"])
-        computed |= {**states, "features": features}  # the last, shallowest run is the encoder as it is used
-    # Older transformers releases return the layer's output with its attention weights.
-    yield from compare_all(golden, {name: value[0] if isinstance(value, tuple) else value for name, value in computed.items()})
+        outputs = {f"hidden_{index + 1}": layer for index, layer in enumerate(layers)}
+        for case in suffixes(golden, "input_features"):
+            with recorded(outputs, {"hidden_0": layers[0]}) as computed:
+                computed["features"] = model(golden[f"in.input_features{case}"], golden[f"in.attention_mask{case}"])
+            everything |= {name + case: value for name, value in computed.items()}
+    # Older transformers releases return the layer's output together with its attention weights.
+    yield from compare_all(golden, {name: value[0] if isinstance(value, tuple) else value for name, value in everything.items()})
 
 
 @runner("codec")
 def run_codec(golden: Golden) -> Iterator[Check]:
     model = build(lambda: SemanticCodec(SemanticCodecConfig(**golden.model_config("semantic_codec"))))
     load_weights(model, golden.state("semantic_codec"), unused=model.UNUSED)
-    backbone, projection = model.encoder
-    stages = {"embed_norm": backbone.norm, "backbone": backbone, "encoder": projection, "z_e": model.quantizer.first.in_project}
+    backbone: Any = model.encoder[0]
+    stages = {"embed_norm": backbone.norm, "backbone": backbone, "encoder": model.encoder[1], "z_e": model.quantizer.first.in_project}
     stages |= {f"block_{index}": block for index, block in enumerate(backbone.convnext)}
-    with recorded(stages) as computed:
-        computed["codes"], computed["quantized"] = model.quantize(golden["in.features"])
-        computed["vq2emb"] = model.vq2emb(golden["in.codes"])
-    computed["margin"] = margins(model, computed["z_e"])
-    sure = golden["out.margin"] >= MARGIN
-    for check in compare_all(golden, computed):
-        name = check.name.removeprefix("out.")
-        if name in ("codes", "quantized") and computed[name].shape == golden[check.name].shape:
-            yield compare(f"{check.name} where sure", computed[name][sure], golden[check.name][sure])
+    everything: dict[str, Tensor] = {}
+    for case in suffixes(golden, "features"):
+        with recorded(stages) as computed:
+            computed["codes"], computed["quantized"] = model.quantize(golden[f"in.features{case}"])
+        computed["margin"] = margins(model, computed["z_e"])
+        everything |= {name + case: value for name, value in computed.items()}
+    for case in suffixes(golden, "codes"):
+        everything[f"vq2emb{case}"] = model.vq2emb(golden[f"in.codes{case}"])
+    for check in compare_all(golden, everything):
+        decided = re.fullmatch(r"out\.(?:codes|quantized)(.*)", check.name)
+        recorded_value, value = golden[check.name], everything.get(check.name.removeprefix("out."))
+        if decided and value is not None and value.shape == recorded_value.shape:
+            sure = golden[f"out.margin{decided[1]}"] >= MARGIN
+            yield compare(f"{check.name} where sure", value[sure], recorded_value[sure])
         else:
             yield check
 

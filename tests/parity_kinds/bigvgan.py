@@ -27,7 +27,7 @@ def seeded_bigvgan(golden: Golden) -> BigVGAN:
 def run_bigvgan(golden: Golden) -> Iterator[Check]:
     model = seeded_bigvgan(golden)
     results: dict[str, Tensor] = {}
-    ups = [up[0] for up in model.ups]
+    ups = list(model.ups)
     for suffix in suffixes(golden, "mel"):
         outputs = {"conv_pre": model.conv_pre, "activation_post": model.activation_post, "pre_clamp": model.conv_post}
         outputs |= {f"up_{i}": up for i, up in enumerate(ups)}

@@ -22,7 +22,9 @@ def seeded_s2mel(golden: Golden) -> S2Mel:
     """The golden's S2Mel; the widths of the latent projection are read off its manifest."""
     name = "s2mel" if "s2mel" in golden.spec.get("manifests", {}) else None
     manifest = golden.manifest(name)
-    projections = sorted((key for key in manifest if key.startswith("gpt_layer.") and key.endswith(".weight")), key=lambda key: int(key.split(".")[1]))
+    projections = sorted(
+        (key for key in manifest if key.startswith("gpt_layer.") and key.endswith(".weight")), key=lambda key: int(key.split(".")[1])
+    )
     widths = [manifest[key]["shape"] for key in projections]
     config = build_section(S2MelConfig, golden.model_config("s2mel"), "s2mel")
     config = dataclasses.replace(config, gpt_layer_dims=tuple(rows for rows, _ in widths[:-1]))
@@ -75,8 +77,8 @@ def estimator_stages(estimator: DiT, suffix: str) -> dict[str, nn.Module]:
     }
     for i, block in enumerate(estimator.transformer.layers):
         named[f"block_{i}"] = block
-        named[f"block_{i}_attn_norm"], named[f"block_{i}_attn"] = block.attention_norm, block.attention
-        named[f"block_{i}_ffn_norm"], named[f"block_{i}_ffn"] = block.ffn_norm, block.feed_forward
+        parts = {"attn_norm": "attention_norm", "attn": "attention", "ffn_norm": "ffn_norm", "ffn": "feed_forward"}
+        named |= {f"block_{i}_{name}": block.get_submodule(part) for name, part in parts.items()}
     for i, (in_layer, res_skip) in enumerate(zip(estimator.wavenet.in_layers, estimator.wavenet.res_skip_layers, strict=True)):
         named[f"wavenet_in_{i}"], named[f"wavenet_res_skip_{i}"] = in_layer, res_skip
     return {name + suffix: module for name, module in named.items()}
