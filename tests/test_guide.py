@@ -378,9 +378,8 @@ def test_enabling_mixed_precision(capsys: pytest.CaptureFixture[str]) -> None:
             assert tts.dtype is None
 
 
-def test_manual_precision(capsys: pytest.CaptureFixture[str]) -> None:
-    with run(MANUAL_PRECISION)["tts"] as tts:
-        assert tts.precision == "fp32"
+def test_manual_precision() -> None:
+    assert run(MANUAL_PRECISION)["tts"].settings.precision == "fp32"
 
 
 def test_automatic_mixed_precision(engine: IndexTTS2) -> None:

@@ -67,8 +67,6 @@ def test_versions_agree(project: dict[str, Any]) -> None:
 def test_commands_exist(project: dict[str, Any]) -> None:
     for entry in project["scripts"].values():
         module, function = entry.split(":")
-        if not (ROOT / Path(*module.split("."))).with_suffix(".py").exists():
-            pytest.skip(f"{module} is not written yet")
         assert callable(getattr(import_module(module), function))
 
 

@@ -49,7 +49,7 @@ class EngineControls:
 
     cfg: Any
     sample_rate: int
-    _stages: Stages
+    _loaded: Stages | None
     _worker: EngineWorker
 
     @staticmethod
@@ -92,7 +92,13 @@ class EngineControls:
             stages.compile_s2mel(settings.use_torch_compile)
             return stages
 
-        self._stages = self._worker.call(put_on_device)
+        self._loaded = self._worker.call(put_on_device)
+
+    @property
+    def _stages(self) -> Stages:
+        if self._loaded is None:
+            raise RuntimeError("this engine is closed; make a new IndexTTS2")
+        return self._loaded
 
     # ------------------------------------------------------------------------------------------------------------ switches
 
@@ -299,7 +305,7 @@ class EngineControls:
         """Finish queued work, end the engine's thread and free all its memory. The engine cannot be used afterwards."""
         self._worker.close()
         self.reference_cache.clear()
-        self._stages = None  # type: ignore[assignment]
+        self._loaded = None
         self.emotion_classifier = None
         _release_memory(self.device)
 

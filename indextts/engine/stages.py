@@ -88,11 +88,10 @@ class Stages:
 
     def compile_s2mel(self, on: bool) -> None:
         """Run the flow-matching estimator through ``torch.compile`` (shapes dynamic; the first call compiles), or stop doing so."""
-        estimator = self.s2mel.cfm.estimator
-        if on:
-            estimator.compile(dynamic=True)
-        else:
-            estimator._compiled_call_impl = None  # how torch undoes Module.compile
+        if on and not self.compiled:
+            self.s2mel.cfm.estimator.compile(dynamic=True)
+        elif self.compiled and not on:
+            self.s2mel.cfm.estimator._compiled_call_impl = None  # how torch undoes Module.compile
         self.compiled = on
 
     def graph_vocoder(self, warmup_steps: int) -> bool:

@@ -46,7 +46,11 @@ class _Job:
 
 
 def download_release(
-    folder: str | os.PathLike[str] = "checkpoints", *, include_qwen: bool = False, progress: Progress | None = None, endpoint: str | None = None
+    folder: str | os.PathLike[str] = "checkpoints",
+    *,
+    include_qwen: bool = False,
+    progress: Progress | None = None,
+    endpoint: str | None = None,
 ) -> Path:
     """Fetch model id ``IndexTeam/IndexTTS-2`` and the models it builds on into ``folder``; return the folder.
 
@@ -103,9 +107,8 @@ def _offline(folder: Path, include_qwen: bool) -> Path:
 def _jobs(hub: Hub, folder: Path, include_qwen: bool) -> list[_Job]:
     """Every file that belongs into ``folder``, less the auxiliary models that lie ready in another cache."""
     names = IndexTTSConfig()
-    release = [
-        CONFIG_NAME, names.dataset.bpe_model, names.gpt_checkpoint, names.s2mel_checkpoint, names.w2v_stat, names.emo_matrix, names.spk_matrix,
-    ]  # fmt: skip
+    release = [CONFIG_NAME, names.dataset.bpe_model, names.gpt_checkpoint, names.s2mel_checkpoint]
+    release += [names.w2v_stat, names.emo_matrix, names.spk_matrix]
     listing = hub.files(MODEL_ID)
     if include_qwen:
         prefix = names.qwen_emo_path.rstrip("/") + "/"
@@ -116,7 +119,9 @@ def _jobs(hub: Hub, folder: Path, include_qwen: bool) -> list[_Job]:
         remotes = [_entry(listing, aux.repo_id, name) for name in aux.files if name in listing or name not in aux.optional]
         elsewhere = find_auxiliary(aux, folder)
         if elsewhere is not None and elsewhere != folder / aux.place:
-            cached = [(elsewhere / remote.name if aux.is_folder else elsewhere, remote) for remote in remotes if remote.name not in aux.optional]
+            cached = [
+                (elsewhere / remote.name if aux.is_folder else elsewhere, remote) for remote in remotes if remote.name not in aux.optional
+            ]
             if all(_is_right(path, remote) for path, remote in cached):
                 logger.info("%s is used from %s", aux.repo_id, elsewhere)
                 continue
@@ -156,7 +161,9 @@ def _fetch(hub: Hub, job: _Job, report: Callable[[int], Any]) -> None:
             return
         job.part.unlink(missing_ok=True)
         logger.warning("%s arrived with a wrong checksum (try %d of 2)", job.target.name, attempt)
-    raise DownloadError(f"{job.remote.name} of {job.remote.repo_id} arrived with a wrong checksum twice; the network or the mirror damages it")
+    raise DownloadError(
+        f"{job.remote.name} of {job.remote.repo_id} arrived with a wrong checksum twice; the network or the mirror damages it"
+    )
 
 
 @contextmanager
@@ -174,6 +181,6 @@ def _explained(folder: Path, hub: Hub) -> Iterator[None]:
         if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
             raise DownloadError(f"{folder} cannot be written to: {cause}") from error
         raise DownloadError(
-            f"the hub at {hub.endpoint} cannot be used ({type(error).__name__}: {cause}). Check the network, or name a mirror in HF_ENDPOINT. {again}"
+            f"the hub at {hub.endpoint} cannot be used ({type(error).__name__}: {cause}). "
+            f"Check the network, or name a mirror in HF_ENDPOINT. {again}"
         ) from error
-

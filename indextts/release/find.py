@@ -108,7 +108,8 @@ def _explicit(model_dir: PathLike | None, cfg_path: PathLike | None, given: dict
     release, missing = _examine(folder, config_file or folder / CONFIG_NAME, given)
     if release is None:
         raise MissingFilesError(
-            f"the release in {folder} is incomplete; missing: {', '.join(missing)}. To fetch what is missing: {download_command(folder)}", missing
+            f"the release in {folder} is incomplete; missing: {', '.join(missing)}. To fetch what is missing: {download_command(folder)}",
+            missing,
         )
     return release
 

@@ -50,7 +50,9 @@ AUXILIARIES = (
         f"{CACHE_NAME}/w2v-bert-2.0",
         optional=("preprocessor_config.json",),
     ),
-    Auxiliary("semantic_codec", "amphion/MaskGCT", ("semantic_codec/model.safetensors",), f"{CACHE_NAME}/semantic_codec_model.safetensors", False),
+    Auxiliary(
+        "semantic_codec", "amphion/MaskGCT", ("semantic_codec/model.safetensors",), f"{CACHE_NAME}/semantic_codec_model.safetensors", False
+    ),
     Auxiliary("campplus", "funasr/campplus", ("campplus_cn_common.bin",), f"{CACHE_NAME}/campplus_cn_common.bin", False),
     Auxiliary("bigvgan", "nvidia/bigvgan_v2_22khz_80band_256x", (BIGVGAN_CONFIG, BIGVGAN_GENERATOR), f"{CACHE_NAME}/bigvgan"),
 )

@@ -53,7 +53,10 @@ _PREPROCESSOR = {
 
 
 def random_models(size: str | SystemSizes, seed: int = 0, device: str | torch.device = "cpu") -> tuple[Models, Tokenizer]:
-    """Networks and tokenizer of ``size`` (``"release"``, ``"small"``), with the weights that :func:`write_random_release` writes."""
+    """Networks and tokenizer of ``size`` (``"release"``, ``"small"``), with the weights that :func:`write_random_release` writes.
+
+    Equal but for the last bit of those that a file stores as weight norm. Errors: ``ValueError`` for an unknown size.
+    """
     from indextts.engine.stages import Models
     from indextts.models.emotion import EmotionMatrices
     from indextts.text.tokenizer import Tokenizer

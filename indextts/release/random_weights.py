@@ -97,7 +97,9 @@ def unused_shapes(name: str, module: nn.Module, sizes: SystemSizes) -> dict[str,
         if name == "s2mel":
             return _unused_s2mel(sizes)
         if name == "semantic_codec":
-            return {f"decoder.{key.removeprefix('encoder.')}": value for key, value in module.state_dict().items() if key.startswith("encoder.")}
+            return {
+                f"decoder.{key.removeprefix('encoder.')}": value for key, value in module.state_dict().items() if key.startswith("encoder.")
+            }
         if name == "w2v_bert":
             return _unused_w2v_bert(module, sizes)
     return {}

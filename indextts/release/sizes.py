@@ -36,7 +36,13 @@ class SystemSizes:
         """The semantic encoder's ``config.json``."""
         from indextts.models.semantic_encoder import RELEASE_W2V_CONFIG
 
-        return {"architectures": ["Wav2Vec2BertModel"], "model_type": "wav2vec2-bert", "add_adapter": False, **RELEASE_W2V_CONFIG, **self.w2v_bert}
+        return {
+            "architectures": ["Wav2Vec2BertModel"],
+            "model_type": "wav2vec2-bert",
+            "add_adapter": False,
+            **RELEASE_W2V_CONFIG,
+            **self.w2v_bert,
+        }
 
 
 def release_config() -> SystemSizes:

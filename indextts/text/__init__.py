@@ -55,16 +55,15 @@ class TextFrontend:
             return self.tokenizer.encode(text, raw=True)
         return self._normalized_pieces(text)
 
-    def segments(
-        self, text: str, max_tokens: int = 120, quick_streaming_tokens: int = 0, *, on_unknown: str = "log"
-    ) -> list[Segment]:
+    def segments(self, text: str, max_tokens: int = 120, quick_streaming_tokens: int = 0, *, on_unknown: str = "log") -> list[Segment]:
         """Split ``text`` into segments of at most ``max_tokens`` pieces (see :func:`split_segments`).
 
         Pieces that the vocabulary lacks are kept as the unknown id and reported once a call: ``on_unknown`` is ``log``, ``warn``
         (through :mod:`warnings`) or ``ignore``. A single character that means nothing as it is (``a``, ``7``) is spoken like any other
         text, where the release would speak the unknown token.
 
-        Errors: ``TypeError`` for anything but str; ``ValueError`` for text that is empty or holds nothing that can be pronounced, and for limits out of range.
+        Errors: ``TypeError`` for anything but str; ``ValueError`` for text that is empty or holds nothing that can be pronounced, and
+        for limits out of range.
         """
         if on_unknown not in ("log", "warn", "ignore"):
             raise ValueError(f"on_unknown must be 'log', 'warn' or 'ignore', got {on_unknown!r}")

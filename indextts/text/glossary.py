@@ -61,11 +61,11 @@ class Glossary(MutableMapping[str, SpokenForm]):
 
     def apply(self, text: str, language: str) -> str:
         """Replace the terms, longest first, regardless of case and of word boundaries; ``language`` is ``zh`` or ``en``."""
-        for term in sorted(self._terms, key=len, reverse=True):
-            spoken = self._terms[term]
+        for term, spoken in sorted(self._terms.items(), key=lambda item: len(item[0]), reverse=True):
             replacement = spoken if isinstance(spoken, str) else spoken.get(language)
             if replacement is not None:
-                text = re.sub(re.escape(term), lambda _, spoken=replacement: spoken, text, flags=re.IGNORECASE)
+                literal = replacement.replace("\\", r"\\")
+                text = re.sub(re.escape(term), literal, text, flags=re.IGNORECASE)
         return text
 
     @classmethod

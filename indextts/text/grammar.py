@@ -65,17 +65,17 @@ class WeTextProcessingGrammar:
         """Import the package and read or compile its rules (seconds); returns them by language."""
         with self._lock:
             if self._normalizers is None:
+                from importlib import import_module
                 from importlib.metadata import version
-
-                from tn.chinese.normalizer import Normalizer as Chinese
-                from tn.english.normalizer import Normalizer as English
 
                 # One folder per version: the package reuses whatever compiled rules it finds, whatever they were made with.
                 cache = Path(self._cache_dir or _user_cache()) / f"wetextprocessing-{version('WeTextProcessing')}"
                 cache.mkdir(parents=True, exist_ok=True)
                 self._normalizers = {
-                    "zh": Chinese(cache_dir=str(cache), remove_interjections=False, remove_erhua=False),
-                    "en": English(),
+                    "zh": import_module("tn.chinese.normalizer").Normalizer(
+                        cache_dir=str(cache), remove_interjections=False, remove_erhua=False
+                    ),
+                    "en": import_module("tn.english.normalizer").Normalizer(),
                 }
             return self._normalizers
 

@@ -17,8 +17,7 @@ _EMAIL = re.compile(r"[A-Za-z0-9]+@[A-Za-z0-9]+\.[A-Za-z]+")
 
 # The final "ün" is absent on purpose: the release does not take "xün2" for pinyin.
 _FINALS = (
-    "iang|iong|uang|üang|vang|ang|eng|ing|ong|ian|iao|uai|uan|üan|van|ai|ei|ao|ou|ua|ui|uo|ia|iu|ie|ue|üe|ve|an|en|in|un|vn|"
-    "a|e|i|o|u|ü|v"
+    "iang|iong|uang|üang|vang|ang|eng|ing|ong|ian|iao|uai|uan|üan|van|ai|ei|ao|ou|ua|ui|uo|ia|iu|ie|ue|üe|ve|an|en|in|un|vn|a|e|i|o|u|ü|v"
 )
 _PINYIN = re.compile(rf"(?<![A-Za-z])(?:(?:zh|ch|sh|[bpmfdtnlgkhjqxzcsryw])?(?:{_FINALS})|ng|er)[1-5]", re.IGNORECASE)
 _J_Q_X_READING = re.compile(r"([jqx])[uü](n|e|an)?([1-5])", re.IGNORECASE)
@@ -40,7 +39,7 @@ _CONTRACTION = re.compile(r"(what|where|who|which|how|there|here|it|he|she|that|
 
 _MARKS = {
     **dict.fromkeys("：；;，、:", ","),
-    **dict.fromkeys("“”\"‘’（）()《》【】[]「」", "'"),
+    **dict.fromkeys('“”"‘’（）()《》【】[]「」', "'"),
     **dict.fromkeys("·—～~", "-"),
     **dict.fromkeys(("...", ",,,", "，，，", "……"), "…"),
     "。": ".",

@@ -30,7 +30,9 @@ def split_segments(pieces: Sequence[str], max_tokens: int = 120, quick_streaming
     segments = _split(list(pieces), _SENTENCE_ENDS, max_tokens, quick_streaming_tokens)
     forced = sum(len(segment) == max_tokens and segment[-1] not in _ANY_MARK for segment in segments[:-1])
     if forced:
-        logger.warning("%d cuts fall inside a phrase, because %d text tokens pass without punctuation; they may be heard", forced, max_tokens)
+        logger.warning(
+            "%d cuts fall inside a phrase, because %d text tokens pass without punctuation; they may be heard", forced, max_tokens
+        )
     return segments
 
 

@@ -90,19 +90,34 @@ def test_wide_beams_find_the_best_of_all_sequences(length_penalty: float) -> Non
     assert found.score == pytest.approx(best[0], rel=1e-4)
 
 
+def test_every_hypothesis_has_the_score_of_its_own_codes() -> None:
+    model = tiny_gpt(spread=4.0)
+    prefix, mask = model.prefix(tiny_conditioning(model), torch.tensor([[7, 3], [15, 2]]))
+    params = SamplingParams(num_beams=4, top_k=0, top_p=1.0, temperature=1.0, repetition_penalty=1.0, max_mel_tokens=9)
+    result = generate(model, prefix, mask, params, generator=torch.Generator().manual_seed(2))
+    for row, hypotheses in enumerate(result.hypotheses):
+        for found in hypotheses:
+            expected = _score(model, prefix[row : row + 1], mask[row : row + 1], found.codes, 9)
+            assert found.score == pytest.approx(expected, rel=1e-4)
+
+
 def _all_sequences(
     model: UnifiedVoice, prefix: Tensor, mask: Tensor, limit: int, penalty: float
 ) -> Iterator[tuple[float, tuple[int, ...]]]:
     """Score and codes of every sequence that stops, or that is as long as the limit allows."""
-    stop = model.config.stop_mel_token
     for length in range(limit + 1):
-        for codes in itertools.product(range(stop), repeat=length):
-            logits, cache = model.prefill(prefix, mask)
-            total = 0.0
-            for step, code in enumerate((*codes, stop)[:limit], start=1):
-                total += float(logits.detach().log_softmax(dim=-1)[0, code])
-                logits, cache = model.decode_step(torch.tensor([code]), step, cache, mask)
-            yield total / min(length + 1, limit) ** penalty, codes
+        for codes in itertools.product(range(model.config.stop_mel_token), repeat=length):
+            yield _score(model, prefix, mask, codes, limit) / min(length + 1, limit) ** penalty, codes
+
+
+def _score(model: UnifiedVoice, prefix: Tensor, mask: Tensor, codes: tuple[int, ...], limit: int) -> float:
+    """Sum of log-probabilities of one sequence, with its stop code if the limit leaves room."""
+    logits, cache = model.prefill(prefix, mask)
+    total = 0.0
+    for step, code in enumerate((*codes, model.config.stop_mel_token)[:limit], start=1):
+        total += float(logits.detach().log_softmax(dim=-1)[0, code])
+        logits, cache = model.decode_step(torch.tensor([code]), step, cache, mask)
+    return total
 
 
 @ALL

@@ -100,6 +100,15 @@ def test_left_padded_batch_equals_single_texts(model: UnifiedVoice, conditioning
         torch.testing.assert_close(batched[row], single[0], atol=1e-5, rtol=1e-5)
 
 
+def test_padded_positions_see_themselves_so_that_no_kernel_returns_nan(model: UnifiedVoice, conditioning: Tensor) -> None:
+    seen = []
+    hook = model.gpt.h[0].register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    model.prefill(*model.prefix(conditioning, torch.tensor([[7, 3, 9], [4, 1, 1]])))
+    hook.remove()
+    assert seen[0].any(dim=-1).all()
+    assert not seen[0][1, 0, -1, :2].any(), "real positions do not see the padding"
+
+
 def test_a_mask_without_padding_changes_nothing(model: UnifiedVoice, conditioning: Tensor) -> None:
     prefix, mask = model.prefix(conditioning, TEXT)
     torch.testing.assert_close(_generation_logits(model, prefix, mask, CODES), _generation_logits(model, prefix, None, CODES))

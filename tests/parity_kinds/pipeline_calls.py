@@ -78,7 +78,10 @@ class S2Mel(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.cfm = self
+
+    @property
+    def cfm(self) -> S2Mel:
+        return self
 
     def gpt_layer(self, latents: Tensor) -> Tensor:
         return torch.zeros(1, latents.shape[1], self.channels)

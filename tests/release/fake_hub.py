@@ -38,7 +38,11 @@ class FakeHub:
         """What the hub's API says of a repository."""
         siblings = []
         for name, data in self.repos[repo_id].items():
-            entry: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+            entry: dict[str, Any] = {
+                "rfilename": name,
+                "size": len(data),
+                "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
+            }
             if len(data) >= LARGE:
                 entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
             siblings.append(entry)
