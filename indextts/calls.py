@@ -85,7 +85,10 @@ class Calls(EngineControls):
             logger.info("text: %s", arguments["text"])
         request = build_request(self.frontend, self.cfg, arguments, generation)
         if request.emo_text is not None and self.emotion_classifier is None:
-            self._emotion_weights(request)  # raises the one clear error now rather than on the engine's thread
+            raise RuntimeError(
+                "use_emo_text needs the text emotion model: construct IndexTTS2 with use_qwen_emo=True and fetch the model with "
+                "`indextts download --emotion-text`"
+            )
         return request
 
     def _run(self, request: Request, progress: ProgressCallback | None) -> Any:

@@ -12,7 +12,8 @@ import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,8 +181,9 @@ class EmotionClassifier:
             from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
             try:
-                tokenizer = AutoTokenizer.from_pretrained(self.model_dir, local_files_only=True)
-                model = AutoModelForCausalLM.from_pretrained(self.model_dir, local_files_only=True)
+                with _no_progress_bar():
+                    tokenizer = AutoTokenizer.from_pretrained(self.model_dir, local_files_only=True)
+                    model = AutoModelForCausalLM.from_pretrained(self.model_dir, local_files_only=True)
             except (OSError, ValueError, KeyError) as error:
                 raise RuntimeError(f"cannot load the emotion classifier from {self.model_dir}: {error}") from error
             device = torch.device(self.device)
@@ -220,3 +222,17 @@ class EmotionClassifier:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(text)
             return dict(self._cache[text])
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar over the user's output; its setting is put back."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -261,13 +261,8 @@ class IndexTTS2(Calls):
 
     def _emotion_weights(self, request: Request) -> list[float] | None:
         """The eight emotion values in force, if any: given, or read from text by the classifier."""
-        if request.emo_text is None:
+        if request.emo_text is None or self.emotion_classifier is None:
             return request.emo_vector
-        if self.emotion_classifier is None:
-            raise RuntimeError(
-                "use_emo_text needs the text emotion model: construct IndexTTS2 with use_qwen_emo=True and fetch the model with "
-                "`indextts download --emotion-text`"
-            )
         return scale_emotion(list(self.emotion_classifier.classify(request.emo_text).values()), request.emo_text_alpha)
 
     def _emotion_vector(

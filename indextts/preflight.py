@@ -73,7 +73,7 @@ def preflight(model_dir: str | Path | None = None) -> Preflight:
 
 
 def _capability(torch: Any) -> tuple[int, int]:
-    return tuple(torch.cuda.get_device_capability(0))  # type: ignore[return-value]
+    return torch.cuda.get_device_capability(0)
 
 
 def _gpu_checks(torch: Any, present: bool) -> list[Check]:
@@ -143,5 +143,5 @@ def _weights(model_dir: str | Path | None) -> tuple[str, list[Check]]:
         return "none", [Check("weights", False, str(error), "indextts download")]
     problems = verify_release(release)
     checks = [Check("weights", not problems, f"{release.config.name} in {release.model_dir}", "indextts download")]
-    checks += [Check("weights", False, str(problem), "indextts download") for problem in problems]
+    checks += [Check("weights", False, f"{problem.path}: {problem.problem}", problem.remedy) for problem in problems]
     return f"{release.config.name} (version {release.config.version}) in {release.model_dir}", checks

@@ -26,6 +26,14 @@ ALIASES = {
     "more_segment_before": "quick_streaming_tokens",
 }
 MAX_DURATION_FACTOR = 4.0
+MAX_EMOTION = 100.0  # of a value and of its strength: far beyond what sounds like speech, far below what overflows
+# Beyond these, scores overflow float32 or beams the memory: the work would fail in the middle.
+GENERATION_RANGES = {
+    "num_beams": (1, 64),
+    "temperature": (1e-4, 1e4),
+    "repetition_penalty": (1e-4, 1e4),
+    "length_penalty": (-20.0, 20.0),
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Request:
     guidance: float
     duration_factor: float
     seed: int | None
-    output_path: Path | str | None
+    output_path: str | os.PathLike[str] | None
     forced_codes: int | None = None
 
 
@@ -67,7 +75,7 @@ def build_request(frontend: TextFrontend, config: IndexTTSConfig, arguments: Map
     """
     a = arguments
     gpt, inference = config.gpt, config.inference
-    sampling = SamplingParams.from_kwargs(inference, dict(generation))
+    sampling = _sampling(config, generation)
     if sampling.max_mel_tokens > gpt.max_mel_tokens:
         raise ValueError(f"max_mel_tokens is {sampling.max_mel_tokens}; this model has positions for {gpt.max_mel_tokens}")
     steps = _whole("diffusion_steps", a["diffusion_steps"], 1, 1000, default=inference.diffusion_steps)
@@ -77,10 +85,10 @@ def build_request(frontend: TextFrontend, config: IndexTTSConfig, arguments: Map
     most_tokens = _whole("max_text_tokens_per_segment", a["max_text_tokens_per_segment"], 1, gpt.max_text_tokens)
     quick = _whole("quick_streaming_tokens", a["quick_streaming_tokens"], 0, 2**31)
     seed = None if a["seed"] is None else _whole("seed", a["seed"], 0, 2**63 - 1)
-    alpha = _number("emo_alpha", a["emo_alpha"], -math.inf, math.inf)
+    alpha = _number("emo_alpha", a["emo_alpha"], -MAX_EMOTION, MAX_EMOTION)
     if a["progress"] is not None and not callable(a["progress"]):
         raise ValueError("progress must be callable as progress(fraction, message)")
-    output_path = _output(a["output_path"])
+    output_path = check_output(a["output_path"])
 
     emo_text, emo_vector, emotion_source = None, None, None
     if a["use_emo_text"]:
@@ -88,7 +96,7 @@ def build_request(frontend: TextFrontend, config: IndexTTSConfig, arguments: Map
         if not isinstance(emo_text, str) or not emo_text.strip():
             raise ValueError("emo_text must be text that describes or carries the emotion; it is empty")
     elif a["emo_vector"] is not None:
-        emo_vector = scale_emotion(check_emo_vector(a["emo_vector"]), alpha)
+        emo_vector = scale_emotion(_emotion(a["emo_vector"]), alpha)
     else:
         emotion_source = a["emo_audio_prompt"]
 
@@ -120,23 +128,52 @@ def _clip(source: Any, sample_rate: int | None, role: str) -> Clip:
     return Clip(mono, rate, content_key(mono, rate))
 
 
-def _output(path: Any) -> Path | str | None:
-    """Find out now, not after minutes of work, that the result cannot be written."""
+def _sampling(config: IndexTTSConfig, generation: Mapping[str, Any]) -> SamplingParams:
+    try:
+        sampling = SamplingParams.from_kwargs(config.inference, generation)
+    except OverflowError as error:  # a whole number that no float can hold
+        raise ValueError(f"a generation argument is out of range: {error}") from None
+    for name, (low, high) in GENERATION_RANGES.items():
+        _number(name, getattr(sampling, name), low, high)
+    return sampling
+
+
+def _emotion(vector: Any) -> list[float]:
+    try:
+        values = check_emo_vector(vector)
+    except OverflowError:
+        values = [math.inf]
+    if max(values) > MAX_EMOTION:
+        raise ValueError(f"emo_vector must hold 8 numbers between 0 and {MAX_EMOTION:g}, got {vector!r}")
+    return values
+
+
+def check_output(path: Any, name: str = "output_path") -> Path | str | None:
+    """Find out now, not after minutes of work, that a result cannot be written; returns ``path``.
+
+    Errors: ``ValueError`` that says why, with ``name`` for what the path is.
+    """
     if path is None:
         return None
     if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise ValueError(f"output_path must be a file name, got {path!r}")
-    target = Path(path)
-    if target.is_dir():
-        raise ValueError(f"output_path {target} is a folder; name a file in it, such as {target / 'speech.wav'}")
-    existing = next(folder for folder in target.absolute().parents if folder.exists())
-    if not existing.is_dir():
-        raise ValueError(f"output_path {target} cannot be written: {existing} is not a folder")
+        raise ValueError(f"{name} must be a file name, got {path!r}")
     try:
+        target = Path(os.path.realpath(Path(path).expanduser()))
+        if target.is_dir():
+            raise ValueError(f"{name} {path} is a folder; name a file in it, such as {Path(path) / 'speech.wav'}")
+        if target.exists() and not target.is_file():
+            raise ValueError(f"{name} {path} names a device, not a file")
+        existing = next(folder for folder in target.parents if folder.exists())
+        if not existing.is_dir():
+            raise ValueError(f"{name} {path} cannot be written: {existing} is not a folder")
         with tempfile.TemporaryFile(dir=existing):
             pass
-    except OSError as error:
-        raise ValueError(f"output_path {target} cannot be written: {error.strerror or error} ({existing})") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home folder that nobody has
+        raise ValueError(f"{name} {path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    except ValueError as error:
+        if "null" not in str(error):
+            raise
+        raise ValueError(f"{name} {path!r} cannot be written: {error}") from error
     return path
 
 
@@ -147,6 +184,8 @@ def _number(name: str, value: Any, low: float, high: float, default: float | Non
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be a number, got {value!r}") from None
+    except OverflowError:
+        number = math.inf
     if math.isnan(number) or math.isinf(number) or not low <= number <= high:
         raise ValueError(f"{name} must be {_range(low, high)}, got {value!r}")
     return number
@@ -163,8 +202,6 @@ def _whole(name: str, value: Any, low: int, high: int, default: int | None = Non
 
 
 def _range(low: float, high: float) -> str:
-    if math.isinf(low) and math.isinf(high):
-        return "a finite number"
     if math.isinf(low):
         return f"at most {high:g}"
-    return f"between {low:g} and {high:g}"
+    return f"between {low} and {high}" if isinstance(low, int) and isinstance(high, int) else f"between {low:g} and {high:g}"

@@ -101,12 +101,13 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_loads_late_and_answers_the_same_every_time(model_dir: Path) -> None:
+def test_it_loads_late_and_answers_the_same_every_time(model_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     classifier = EmotionClassifier(model_dir, "cpu", max_new_tokens=12)
     assert not classifier.loaded
     replies = {classifier.reply("今天真好") for _ in range(3)}
     assert classifier.loaded
     assert len(replies) == 1
+    assert capfd.readouterr() == ("", ""), "loading must not draw over the user's output"
     values = classifier.classify("今天真好")
     assert tuple(values) == EMOTIONS
     classifier.unload()

@@ -24,6 +24,7 @@ from indextts.engine.worker import EngineWorker
 from indextts.utils import resource_monitor
 
 if TYPE_CHECKING:
+    from indextts.emotion_text import EmotionClassifier
     from indextts.request import Request
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class EngineControls:
 
     cfg: Any
     sample_rate: int
+    emotion_classifier: EmotionClassifier | None
     _loaded: Stages | None
     _worker: EngineWorker
 
@@ -307,6 +309,8 @@ class EngineControls:
         self.reference_cache.clear()
         self._loaded = None
         self.emotion_classifier = None
+        if self.device.type == "cuda":
+            torch._C._cuda_clearCublasWorkspaces()  # the ended thread's share, which torch would keep for ever
         _release_memory(self.device)
 
     def __enter__(self) -> Any:

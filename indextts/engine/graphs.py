@@ -61,6 +61,7 @@ class GraphedCall:
                 self.function(inputs)
         torch.cuda.current_stream(x.device).wait_stream(side)
         torch.cuda.synchronize(x.device)
+        torch.cuda.empty_cache()  # capturing does so too, and must not be mistaken for memory that the graph gave back
         before = torch.cuda.memory_reserved(x.device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

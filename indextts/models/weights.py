@@ -62,7 +62,12 @@ def build(make: Callable[[], M]) -> M:
 
 
 def load_weights(
-    module: nn.Module, state: Mapping[str, Tensor], *, unused: Iterable[str] = (), source: str = "checkpoint", dtype: torch.dtype = torch.float32
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    unused: Iterable[str] = (),
+    source: str = "checkpoint",
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Put ``state`` into ``module`` (eval mode, ``dtype``), folding weight norm first; tensors are taken over, not copied.
 
@@ -72,13 +77,12 @@ def load_weights(
     skip = re.compile("|".join(f"(?:{pattern})" for pattern in unused)) if unused else None
     wanted = module.state_dict()
     given = {key: value for key, value in fold_weight_norm(state).items() if key in wanted or not (skip and skip.fullmatch(key))}
+    misshapen = [key for key in wanted if key in given and given[key].shape != wanted[key].shape]
+    shapes = [f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}" for key in misshapen]
     problems = [
         _listing("missing", [key for key in wanted if key not in given]),
         _listing("unexpected", [key for key in given if key not in wanted]),
-        _listing(
-            "of another shape",
-            [f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}" for key in wanted if key in given and given[key].shape != wanted[key].shape],
-        ),
+        _listing("of another shape", shapes),
     ]
     if any(problems):
         raise CheckpointError(f"{source} does not fit the model: " + "; ".join(filter(None, problems)))

@@ -117,7 +117,7 @@ def is_offline() -> bool:
 
 def file_hash(path: Path, remote: RemoteFile) -> str:
     """Checksum of a local file, of the kind that ``remote`` has."""
-    digest = hashlib.sha256() if remote.is_large else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    digest = hashlib.sha256() if remote.is_large else hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
