@@ -53,6 +53,8 @@ def load_audio(source: AudioSource, *, sample_rate: int | None = None, role: str
     """
     if isinstance(source, (str, os.PathLike)):
         name = f"{role} {os.fspath(source)!r}"
+        if not os.fspath(source):
+            raise ValueError(f"{name} is no file name")
         samples, rate = _read_file(Path(source), name)
         if sample_rate is not None and sample_rate != rate:
             raise ValueError(f"{name} has a sample rate of {rate} Hz, not the {sample_rate} Hz given; leave sample_rate out for files")
@@ -71,17 +73,21 @@ def load_audio(source: AudioSource, *, sample_rate: int | None = None, role: str
 
 
 def _read_file(path: Path, name: str) -> tuple[Samples, int]:
-    path = path.expanduser()
     try:
+        path = path.expanduser()
         status = path.stat()
-    except PermissionError:
-        raise
-    except (OSError, ValueError) as error:  # also names that no file can have, such as the text to speak in the wrong place
+    except PermissionError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # also names that no file can have, such as the text to speak in the wrong place
         raise FileNotFoundError(f"{name}: no such file" + ("" if path.is_absolute() else f" (looked in {Path.cwd()})")) from error
     if stat.S_ISDIR(status.st_mode):
         raise ValueError(f"{name} is a folder; give the path of an audio file")
     if status.st_size == 0:
         raise ValueError(f"{name} is empty (0 bytes)")
+    try:
+        path.open("rb").close()  # libsndfile would only say "System error"
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from error
     try:
         with soundfile.SoundFile(path) as file:
             rate = _checked_rate(file.samplerate, name)
@@ -229,12 +235,13 @@ def write_wav(path: str | os.PathLike[str], wave: Tensor | npt.NDArray[Any], sam
         file.setparams((1, 2, sample_rate, samples.size, "NONE", ""))
         file.writeframes(samples.astype("<i2").tobytes())
     try:
-        _replace_file(Path(path), buffer.getvalue())
+        replace_file(Path(path), buffer.getvalue())
     except OSError as error:
         raise OSError(error.errno, f"cannot write audio: {error.strerror or error}", os.fspath(path)) from error
 
 
-def _replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, creating its folders; an old one stays until then. Errors: ``OSError``."""
     path = Path(os.path.realpath(path.expanduser()))  # a symbolic link stays one; the file it names is replaced
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "the path names a folder or a device, not a file")

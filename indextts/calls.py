@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import logging
 import secrets
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class Calls(EngineControls):
     frontend: TextFrontend
     emotion_classifier: EmotionClassifier | None
     gr_progress: Any
+    _text_lock: threading.Lock
     infer: Callable[..., Any]
 
     def _render(self, request: Request, job: Job, emit: Callable[[Tensor], object], share: tuple[float, float] = (0.0, 1.0)) -> Telemetry:
@@ -46,15 +48,24 @@ class Calls(EngineControls):
             yield result
 
     def infer_batch(self, requests: Sequence[Mapping[str, Any]], *, progress: ProgressCallback | None = None) -> list[Any]:
-        """Render several requests (dicts of :meth:`infer`'s arguments); all are checked before the first starts."""
+        """Render several requests (dicts of :meth:`infer`'s arguments); all are checked before the first starts.
+
+        Errors: those of :meth:`infer`, with the request's index.
+        """
+        if isinstance(requests, Mapping):
+            raise TypeError("requests must be a list of dicts of infer's arguments, got one dict")
         checked = []
         for index, given in enumerate(requests):
             try:
+                if not isinstance(given, Mapping):
+                    raise TypeError(f"a request is a dict of infer's arguments, got {type(given).__name__}")
                 if given.get("stream_return"):
                     raise ValueError("stream_return is for single calls of infer")
                 checked.append(self._bound_request(given))
-            except (ValueError, TypeError, FileNotFoundError) as error:
-                raise type(error)(f"request {index}: {error}") from error
+            except (ValueError, TypeError, RuntimeError, OSError) as error:
+                # Not type(error): some subclasses take other arguments than a message.
+                kind = next(kind for kind in (FileNotFoundError, OSError, TypeError, ValueError, RuntimeError) if isinstance(error, kind))
+                raise kind(f"request {index}: {error}") from error
 
         def render_all(job: Job) -> list[tuple[Tensor, Telemetry]]:
             count = len(checked)
@@ -83,7 +94,8 @@ class Calls(EngineControls):
                 arguments[new] = generation.pop(old)
         if arguments["verbose"]:
             logger.info("text: %s", arguments["text"])
-        request = build_request(self.frontend, self.cfg, arguments, generation)
+        with self._text_lock:  # the grammar's automata are not known to be safe for several threads
+            request = build_request(self.frontend, self.cfg, arguments, generation)
         if request.emo_text is not None and self.emotion_classifier is None:
             raise RuntimeError(
                 "use_emo_text needs the text emotion model: construct IndexTTS2 with use_qwen_emo=True and fetch the model with "

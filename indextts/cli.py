@@ -8,9 +8,9 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 EMOTION_HELP = "eight values >= 0: happy,angry,sad,afraid,disgusted,melancholic,surprised,calm"
 DEFAULT_TEXT_HELP = "the text to speak; - reads it from standard input"
@@ -35,8 +35,16 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(error, 1)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        self.exit(_fail(f"{message} (see {self.prog} --help)", 2))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="indextts", description="IndexTTS2 text-to-speech: text and a reference voice to a WAV.")
+    parser = _Parser(prog="indextts", description="IndexTTS2 text-to-speech: text and a reference voice to a WAV.")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -103,23 +111,29 @@ def _engine(arguments: argparse.Namespace) -> Any:
 
 
 def _say(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
+    from indextts.audio import load_audio
+    from indextts.release import find_release
+    from indextts.request import check_output
 
+    # What needs no model is checked before gigabytes are loaded; infer checks the rest before its work.
     if not 0.25 <= arguments.speed <= 4:
         raise ValueError(f"--speed must be between 0.25 and 4, got {arguments.speed:g}")
-    text = sys.stdin.read() if arguments.text == "-" else arguments.text
-    emotion = {}
-    if arguments.emotion:
+    text = _read_stdin() if arguments.text == "-" else arguments.text
+    if not text.strip():
+        raise ValueError("the text is empty: nothing to say")
+    emotion: dict[str, Any] = {}
+    if arguments.emotion is not None:
         emotion["emo_vector"] = _list_of(float)(arguments.emotion)
-    if arguments.emotion_text:
+    if arguments.emotion_text is not None:
         emotion.update(use_emo_text=True, emo_text=arguments.emotion_text)
+    check_output(arguments.output, "--output")
+    for option, clip in (("--voice", arguments.voice), ("--emotion-audio", arguments.emotion_audio)):
+        if clip is not None:
+            load_audio(clip, role=option)
+    if arguments.voice is None and not arguments.random_weights and not find_release(arguments.model_dir).voices:
+        raise ValueError("these weights have no reference clip of their own; name one of 3 to 15 seconds with --voice")
     generation = {} if arguments.beams is None else {"num_beams": arguments.beams}
-    with _engine(arguments) as tts, tqdm(total=100, unit="%", bar_format="{desc:24.24} {bar} {percentage:3.0f}%", leave=False) as bar:
-
-        def progress(fraction: float, message: str) -> None:
-            bar.set_description_str(message, refresh=False)
-            bar.update(round(100 * fraction) - bar.n)
-
+    with _engine(arguments) as tts, _progress_bar() as progress:
         voice = arguments.voice if arguments.voice is not None else tts.default_voice()
         path = tts.infer(
             voice,
@@ -150,7 +164,8 @@ def _info(arguments: argparse.Namespace) -> int:
 def _download(arguments: argparse.Namespace) -> int:
     from indextts.release import download_release
 
-    path = download_release(arguments.dir, include_qwen=arguments.emotion_text)
+    with _progress_bar() as progress:
+        path = download_release(arguments.dir, include_qwen=arguments.emotion_text, progress=progress)
     _out(f"complete: {path}")
     return 0
 
@@ -158,16 +173,26 @@ def _download(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from indextts.audio import load_audio, replace_file
     from indextts.bench import bench, machine, table
     from indextts.engine.precision import resolve_precision
+    from indextts.request import GENERATION_RANGES, check_output
 
-    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
-        raise ValueError(f"--json {arguments.json}: that folder does not exist")
+    # Refused now, not after minutes of work.
+    fewest, most = GENERATION_RANGES["num_beams"]
+    if not fewest <= min(arguments.beams) <= max(arguments.beams) <= most:
+        raise ValueError(f"--beams must be between {fewest} and {most}, got {','.join(map(str, arguments.beams))}")
+    for name, count in (("--codes", arguments.codes), ("--runs", arguments.runs)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    check_output(arguments.json, "--json")
+    if arguments.voice is not None:
+        load_audio(arguments.voice, role="--voice")
     results = []
     with _engine(arguments) as tts:
         precisions = arguments.precisions or [tts.precision]
         for precision in precisions:
-            resolve_precision(precision, True, tts.device)  # refuse before minutes of work
+            resolve_precision(precision, True, tts.device)
         for precision in precisions:
             tts.set_precision(precision)
             options = {"codes": arguments.codes, "runs": arguments.runs, "warmup": arguments.warmup, "voice": arguments.voice}
@@ -175,7 +200,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     _out(table(results))
     if arguments.json:
         report = {"machine": machine(), "results": [asdict(result) for result in results]}
-        Path(arguments.json).write_text(json.dumps(report, indent=2), encoding="utf-8")
+        replace_file(Path(arguments.json), json.dumps(report, indent=2).encode())
     return 0
 
 
@@ -190,13 +215,34 @@ def _list_of(kind: type) -> Any:
     return parse
 
 
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not {error.encoding} text") from error
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[float, str], None]]:
+    """A function (fraction, message) that draws a bar; draws nothing where stderr is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=100, bar_format="{desc:24.24} {bar} {percentage:3.0f}%", leave=False, disable=None) as bar:
+
+        def show(fraction: float, message: str) -> None:
+            bar.set_description_str(message, refresh=False)
+            bar.update(round(100 * fraction) - bar.n)
+
+        yield show
+
+
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         sys.stderr.write(f"indextts: warning: {message}\n")
 
     before = warnings.showwarning
-    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.showwarning = show
     try:
         yield
     finally:
@@ -204,7 +250,8 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 def _out(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")  # a console may lack the characters
 
 
 def _fail(error: object, code: int) -> int:

@@ -6,9 +6,10 @@ step computes is in ``indextts.models``, how it is run in ``indextts.engine``.
 
 from __future__ import annotations
 
-import logging
 import random
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,32 @@ from indextts.models.emotion import normalize_emo_vec, scale_emotion
 from indextts.request import Request
 from indextts.text import Glossary, Segment, TextFrontend, TextNormalizer, Tokenizer
 
-logger = logging.getLogger(__name__)
+
+CODES_PER_TEXT_TOKEN = 8  # of ordinary English speech: 50 codes and about 6 text tokens a second; for progress only
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass of the recipe: what is asked for, the job that does it, its clock, its seed, and its share of the job's progress."""
+
+    request: Request
+    job: Job
+    watch: Stopwatch
+    seed: int
+    share: tuple[float, float] = (0.0, 1.0)
+
+    def report(self, fraction: float, message: str) -> None:
+        """Progress of this run, 0 to 1; raises if the work was cancelled."""
+        begin, extent = self.share
+        self.job.progress(begin + extent * fraction, message)
+
+    def report_segment(self, index: int, fraction: float, message: str, every: bool = True) -> None:
+        """Progress within segment ``index``; where not ``every`` call should be seen, only cancellation is looked for."""
+        if not every:
+            self.job.check()
+            return
+        count = len(self.request.segments)
+        self.report(0.05 + 0.95 * (index + fraction) / count, f"segment {index + 1} of {count}: {message}")
 
 
 class IndexTTS2(Calls):
@@ -105,6 +131,7 @@ class IndexTTS2(Calls):
         self.tokenizer, self.normalizer = frontend.tokenizer, frontend.normalizer
         self.emotion_classifier = classifier
         self.gr_progress: Any = None
+        self._text_lock = threading.Lock()
         self._start_engine(models, settings)
 
     # --------------------------------------------------------------------------------------------------------- synthesis
@@ -169,27 +196,20 @@ class IndexTTS2(Calls):
 
     def _render(self, request: Request, job: Job, emit: Callable[[Tensor], object], share: tuple[float, float] = (0.0, 1.0)) -> Telemetry:
         """Emit waves and the silences between them, float32 (1, samples) in [-1, 1] on the CPU; return the record."""
-        begin, extent = share
-
-        def report(fraction: float, message: str) -> None:
-            job.progress(begin + extent * fraction, message)
-
         stages, watch = self._stages, Stopwatch(self.device)
-        seed = self._seed_of(request)
-        record = Telemetry(seed=seed, text=request.text, settings=self._settings_in_force(request))
+        run = Run(request, job, watch, self._seed_of(request), share)
+        record = Telemetry(seed=run.seed, text=request.text, settings=self._settings_in_force(request))
         self._before_inference()
         with stages.running():
-            report(0.0, "reading the reference voice")
+            run.report(0.0, "reading the reference voice")
             weights = self._emotion_weights(request)
             with watch.stage("prompt"):
                 speaker, emotion = self._prompts(request, record)
-                emotion_vector = self._emotion_vector(request, speaker, emotion, weights, seed)
+                emotion_vector = self._emotion_vector(request, speaker, emotion, weights, run.seed)
 
             samples = 0
             for index, segment in enumerate(request.segments):
-                done = 0.1 + 0.9 * index / len(request.segments)
-                report(done, f"segment {index + 1} of {len(request.segments)}")
-                wave, facts = self._segment(request, index, segment, speaker, emotion_vector, seed, watch, job)
+                wave, facts = self._segment(run, index, segment, speaker, emotion_vector)
                 record.segments.append(facts)
                 if facts.samples == 0:
                     continue
@@ -205,32 +225,32 @@ class IndexTTS2(Calls):
             raise RuntimeError("the model ended every segment at once, so there is no sound; try another seed or a longer text")
         record.close(watch, samples, self.sample_rate)
         self._after_inference(record)
-        report(1.0, "done")
+        run.report(1.0, "done")
         return record
 
-    def _segment(
-        self,
-        request: Request,
-        index: int,
-        segment: Segment,
-        speaker: SpeakerPrompt,
-        emotion: Tensor,
-        seed: int,
-        watch: Stopwatch,
-        job: Job,
-    ) -> tuple[Tensor, SegmentRecord]:
+    def _segment(self, run: Run, index: int, segment: Segment, speaker: SpeakerPrompt, emotion: Tensor) -> tuple[Tensor, SegmentRecord]:
         """One text segment: ids -> codes -> latents -> mel -> wave (1, samples)."""
-        stages = self._stages
-        generator = torch.Generator(self.device).manual_seed((seed + 7919 * index) % 2**63)
+        stages, request, watch = self._stages, run.request, run.watch
+        generator = torch.Generator(self.device).manual_seed((run.seed + 7919 * index) % 2**63)
         ids = torch.tensor([segment.ids], dtype=torch.int32, device=self.device)
+        likely_codes = CODES_PER_TEXT_TOKEN * len(segment.ids)
+
+        run.report_segment(index, 0.0, "codes")
         with watch.stage("gpt", index):
             generated = stages.text_to_codes(
-                ids, speaker, emotion, request.sampling, generator, on_step=lambda _: job.check(), forced_codes=request.forced_codes
+                ids,
+                speaker,
+                emotion,
+                request.sampling,
+                generator,
+                on_step=lambda n: run.report_segment(index, 0.7 * min(1.0, n / likely_codes), f"{n} codes", every=n % 10 == 0),
+                forced_codes=request.forced_codes,
             )
             codes = generated.codes[:, : int(generated.lengths[0])]
-        n, hit_limit = codes.shape[1], bool(generated.hit_limit[0])
+        n, hit_limit = codes.shape[1], bool(generated.hit_limit[0]) and request.forced_codes is None
         if n == 0:
             return torch.zeros(1, 0), SegmentRecord(index, len(segment.ids), 0, 0, 0, hit_limit)
+
         with watch.stage("gpt", index):
             latents = stages.codes_to_latents(ids, speaker, emotion, codes)
         with watch.stage("s2mel", index):
@@ -242,11 +262,12 @@ class IndexTTS2(Calls):
                 guidance=request.guidance,
                 duration_factor=request.duration_factor,
                 generator=generator,
-                on_step=lambda *_: job.check(),
+                on_step=lambda step, steps: run.report_segment(index, 0.7 + 0.25 * step / steps, f"mel, step {step} of {steps}"),
             )
+        run.report_segment(index, 0.95, "wave")
         with watch.stage("bigvgan", index):
             wave = stages.mel_to_wave(mel)
-        return wave, SegmentRecord(index, len(segment.ids), n, mel.shape[-1], wave.shape[-1], hit_limit and request.forced_codes is None)
+        return wave, SegmentRecord(index, len(segment.ids), n, mel.shape[-1], wave.shape[-1], hit_limit)
 
     def _prompts(self, request: Request, record: Telemetry) -> tuple[SpeakerPrompt, EmotionPrompt]:
         """Speaker and emotion prompt, from the reference cache if their clips were heard before."""

@@ -135,13 +135,17 @@ def _can_compute(torch: Any) -> bool:
 
 
 def _weights(model_dir: str | Path | None) -> tuple[str, list[Check]]:
+    from indextts.config import ConfigError
     from indextts.release import find_release, verify_release
+    from indextts.release.layout import download_command
 
     try:
         release = find_release(model_dir)
-    except (FileNotFoundError, ValueError) as error:
-        return "none", [Check("weights", False, str(error), "indextts download")]
+    except ConfigError as error:
+        return "none", [Check("weights", False, str(error), "correct that file, or name another folder with --model-dir")]
+    except (OSError, ValueError, RuntimeError) as error:
+        return "none", [Check("weights", False, str(error), download_command(Path(model_dir or "checkpoints")))]
     problems = verify_release(release)
-    checks = [Check("weights", not problems, f"{release.config.name} in {release.model_dir}", "indextts download")]
+    checks = [Check("weights", True, f"{release.config.name} in {release.model_dir}")] if not problems else []
     checks += [Check("weights", False, f"{problem.path}: {problem.problem}", problem.remedy) for problem in problems]
     return f"{release.config.name} (version {release.config.version}) in {release.model_dir}", checks

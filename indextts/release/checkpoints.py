@@ -10,12 +10,12 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from indextts.config import ConfigError, load_bigvgan_config
 from indextts.models.bigvgan import BigVGAN
@@ -31,6 +31,8 @@ from indextts.release.layout import Release
 
 if TYPE_CHECKING:
     from indextts.engine.stages import Models
+
+N = TypeVar("N", bound=nn.Module)
 
 S2MEL_PARTS = ("cfm", "length_regulator", "gpt_layer")
 
@@ -57,7 +59,7 @@ def load_gpt(release: Release) -> UnifiedVoice:
     """``gpt.pth``: a state dict, bare or under ``model``."""
     raw = read_checkpoint(release.gpt)
     state = as_state(raw.get("model", raw) if isinstance(raw, Mapping) else raw, release.gpt)
-    gpt = build(lambda: UnifiedVoice(release.config.gpt))
+    gpt = _network(lambda: UnifiedVoice(release.config.gpt), release.cfg_path)
     load_weights(gpt, UnifiedVoice.complete_state(state), unused=UnifiedVoice.UNUSED, source=str(release.gpt))
     return gpt
 
@@ -72,7 +74,7 @@ def load_s2mel(release: Release) -> S2Mel:
             raise CheckpointError(f"{release.s2mel} lacks the state dicts {', '.join('net.' + part for part in absent)}")
         raw = {f"{part}.{key.removeprefix('module.')}": value for part in S2MEL_PARTS for key, value in nested[part].items()}
     state = as_state(raw, release.s2mel)
-    s2mel = build(lambda: S2Mel(release.config.s2mel, release.config.gpt_latent_dim))
+    s2mel = _network(lambda: S2Mel(release.config.s2mel, release.config.gpt_latent_dim), release.cfg_path)
     load_weights(s2mel, state, unused=S2Mel.UNUSED, source=str(release.s2mel))
     return s2mel
 
@@ -81,10 +83,7 @@ def load_semantic_encoder(release: Release) -> SemanticEncoder:
     """w2v-BERT up to the hidden state in use, with the statistics of its features."""
     path = release.w2v_bert_config
     sizes = read_json(path)
-    try:
-        encoder = build(lambda: SemanticEncoder(sizes, release.config.semantic_encoder.hidden_state))
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    encoder = _network(lambda: SemanticEncoder(sizes, release.config.semantic_encoder.hidden_state), path)
     width, expected = encoder.mean.shape[0], release.config.gpt.feature_dim
     if width != expected:
         raise ConfigError(f"{path}: the semantic encoder is {width} wide, but {release.cfg_path.name} needs {expected} (gpt.feature_dim)")
@@ -97,7 +96,7 @@ def load_semantic_encoder(release: Release) -> SemanticEncoder:
 def load_semantic_codec(release: Release) -> SemanticCodec:
     """MaskGCT's semantic codec without its decoder."""
     path = release.semantic_codec
-    codec = build(lambda: SemanticCodec(release.config.semantic_codec))
+    codec = _network(lambda: SemanticCodec(release.config.semantic_codec), release.cfg_path)
     load_weights(codec, as_state(read_checkpoint(path), path), unused=SemanticCodec.UNUSED, source=str(path))
     return codec
 
@@ -105,7 +104,7 @@ def load_semantic_codec(release: Release) -> SemanticCodec:
 def load_campplus(release: Release) -> CAMPPlus:
     """CAM++ speaker encoder."""
     path = release.campplus
-    campplus = build(lambda: CAMPPlus(release.config.campplus))
+    campplus = _network(lambda: CAMPPlus(release.config.campplus), release.cfg_path)
     load_weights(campplus, as_state(read_checkpoint(path), path), unused=CAMPPlus.UNUSED, source=str(path))
     return campplus
 
@@ -124,7 +123,7 @@ def load_bigvgan(release: Release) -> BigVGAN:
             raise ConfigError(f"{release.bigvgan_config}: the vocoder has {theirs} {name}, but {release.cfg_path.name} has {ours}")
     raw = read_checkpoint(path)
     state = as_state(raw.get("generator", raw) if isinstance(raw, Mapping) else raw, path)
-    vocoder = build(lambda: BigVGAN(config))
+    vocoder = _network(lambda: BigVGAN(config), release.bigvgan_config)
     load_weights(vocoder, state, unused=BigVGAN.UNUSED, source=str(path))
     return vocoder
 
@@ -142,6 +141,17 @@ def load_emotion_matrices(release: Release) -> tuple[Tensor, Tensor]:
             raise CheckpointError(f"{path} must hold one tensor of shape {(rows, width)}, found {found}")
         matrices.append(matrix.detach().float())
     return matrices[0], matrices[1]
+
+
+def _network(make: Callable[[], N], source: Path) -> N:
+    """An empty network of the sizes in ``source``; :class:`ConfigError` that names it if there can be none."""
+    try:
+        return build(make)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch and plain arithmetic refuse impossible sizes in many ways
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"{source}: no network can be built of these sizes: {reason}") from error
 
 
 def read_checkpoint(path: Path) -> Any:

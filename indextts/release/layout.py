@@ -102,6 +102,11 @@ class Release:
         """Weights of the vocoder's generator."""
         return present(self.bigvgan / BIGVGAN_GENERATOR)
 
+    @property
+    def voices(self) -> list[Path]:
+        """Reference clips that come with the weights, by name; the first is the default voice."""
+        return sorted((self.model_dir / "voices").glob("*.wav"))
+
     def files(self) -> dict[str, Path]:
         """Every file that synthesis reads, by a short name, in the order in which it is read."""
         return {
