@@ -29,7 +29,6 @@ from indextts.models.emotion import normalize_emo_vec, scale_emotion
 from indextts.request import Request
 from indextts.text import Glossary, Segment, TextFrontend, TextNormalizer, Tokenizer
 
-
 CODES_PER_TEXT_TOKEN = 8  # of ordinary English speech: 50 codes and about 6 text tokens a second; for progress only
 
 
