@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--precisions", type=_list_of(str), metavar="P[,P]", help="fp32, tf32, bf16, fp16 (default: the one in force)")
     bench.add_argument("--runs", type=int, default=5, metavar="N", help="timed runs (default: %(default)s)")
     bench.add_argument("--warmup", type=int, default=2, metavar="N", help="untimed runs before (default: %(default)s)")
+    bench.add_argument("--plain", action="store_true", help="the plain path, without the fast decoder and mel solver, to compare with")
     bench.add_argument("--steps", type=int, metavar="N", help="Euler steps of the mel stage")
     bench.add_argument("--voice", metavar="WAV", help="reference clip (default: a made-up one of 5 s)")
     bench.add_argument("--json", metavar="FILE", help="write the results")
@@ -99,10 +100,10 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", help="fp32, tf32, bf16 or fp16 (default: bf16 or fp16 on a GPU, fp32 elsewhere)")
 
 
-def _engine(arguments: argparse.Namespace) -> Any:
+def _engine(arguments: argparse.Namespace, *, use_accel: bool = True) -> Any:
     from indextts.pipeline import IndexTTS2
 
-    options = {"use_fp16": True, "device": arguments.device, "precision": arguments.precision}
+    options = {"use_fp16": True, "device": arguments.device, "precision": arguments.precision, "use_accel": use_accel}
     if arguments.random_weights:
         if arguments.model_dir:
             raise ValueError("--random-weights and --model-dir exclude each other")
@@ -189,7 +190,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.voice is not None:
         load_audio(arguments.voice, role="--voice")
     results = []
-    with _engine(arguments) as tts:
+    with _engine(arguments, use_accel=not arguments.plain) as tts:
         precisions = arguments.precisions or [tts.precision]
         for precision in precisions:
             resolve_precision(precision, True, tts.device)
@@ -239,7 +240,9 @@ def _progress_bar() -> Iterator[Callable[[float, str], None]]:
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        sys.stderr.write(f"indextts: warning: {message}\n")
+        from tqdm import tqdm
+
+        tqdm.write(f"indextts: warning: {message}", file=sys.stderr)  # not into the middle of a progress bar
 
     before = warnings.showwarning
     warnings.showwarning = show

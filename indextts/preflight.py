@@ -142,10 +142,14 @@ def _weights(model_dir: str | Path | None) -> tuple[str, list[Check]]:
     try:
         release = find_release(model_dir)
     except ConfigError as error:
-        return "none", [Check("weights", False, str(error), "correct that file, or name another folder with --model-dir")]
+        return "none", [Check("weights", False, _one_line(error), "correct that file, or name another folder with --model-dir")]
     except (OSError, ValueError, RuntimeError) as error:
-        return "none", [Check("weights", False, str(error), download_command(Path(model_dir or "checkpoints")))]
+        return "none", [Check("weights", False, _one_line(error), download_command(Path(model_dir or "checkpoints")))]
     problems = verify_release(release)
     checks = [Check("weights", True, f"{release.config.name} in {release.model_dir}")] if not problems else []
-    checks += [Check("weights", False, f"{problem.path}: {problem.problem}", problem.remedy) for problem in problems]
+    checks += [Check("weights", False, _one_line(f"{problem.path}: {problem.problem}"), problem.remedy) for problem in problems]
     return f"{release.config.name} (version {release.config.version}) in {release.model_dir}", checks
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

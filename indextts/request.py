@@ -174,8 +174,7 @@ def check_output(path: Any, name: str = "output_path") -> Any:
 
 
 def _number(name: str, value: Any, low: float, high: float, default: float | None = None) -> float:
-    if value is None and default is not None:
-        return default
+    value = default if value is None else value  # checked as well: it comes from a file
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -188,8 +187,7 @@ def _number(name: str, value: Any, low: float, high: float, default: float | Non
 
 
 def _whole(name: str, value: Any, low: int, high: int, default: int | None = None) -> int:
-    if value is None and default is not None:
-        return default
+    value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     if not low <= value <= high:

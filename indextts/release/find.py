@@ -174,7 +174,7 @@ def _examine(folder: Path, config_file: Path, given: Mapping[str, Path], *, bund
     }
     paths: dict[str, Path] = {}
     for key, (relative, field) in wanted.items():
-        path = given[key] if key in given else inside(folder, relative, field)
+        path = given[key] if key in given else inside(folder, relative, f"{config_file}: {field}")
         paths[key] = present(path).absolute()
         if not has_content(path):
             missing.append(str(path) if key in given else relative)
@@ -189,7 +189,7 @@ def _examine(folder: Path, config_file: Path, given: Mapping[str, Path], *, bund
             continue
         for name in aux.missing(folder / aux.place):
             missing.append(f"{aux.local(name)} ({aux.repo_id})")
-    qwen = inside(folder, config.qwen_emo_path, "qwen_emo_path") if config.qwen_emo_path else None
+    qwen = inside(folder, config.qwen_emo_path, f"{config_file}: qwen_emo_path") if config.qwen_emo_path else None
     glossary = folder / GLOSSARY_NAME
     if missing:
         return None, missing

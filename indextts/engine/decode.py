@@ -1,0 +1,299 @@
+"""The fast way to generate codes: every buffer allocated beforehand, a whole decode step on the device, replayed as one CUDA graph.
+
+Why the plain loop of :mod:`indextts.engine.generate` starves a GPU: a step is some 500 kernels of a few microseconds each, the host needs
+longer to launch them than the device to run them, and it waits in every step to learn what was drawn before it can prepare the next one.
+Here a step depends on nothing but device memory::
+
+    choose codes from the logits  ->  fork the beams  ->  feed the codes, 24 layers  ->  logits of the next codes
+
+so the host needs to know neither the codes nor whether they are the last ones. It queues steps ahead and asks every few steps whether all
+rows have ended; steps made past the end are not read, and their random numbers are taken back.
+
+The same code runs without a graph, on any device, and gives the results of the plain loop from the same seeds.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from indextts.engine.device_beams import BeamSearch
+from indextts.engine.device_search import Search
+from indextts.engine.generate import GeneratedCodes, OnStep
+from indextts.engine.sampling import SamplingParams
+from indextts.engine.static_cache import Bucket, KVStorage, StaticCache
+from indextts.engine.step_graphs import StepGraphs
+from indextts.models.gpt import UnifiedVoice
+from indextts.models.gpt2 import GPT2Block, KVCache
+
+logger = logging.getLogger(__name__)
+MB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class PrefixState:
+    """What the model knows after the prefix and the start code of B rows; never changed by what follows.
+
+    ``layers``: keys and values ``(B, heads, P + 1, head_width)`` of each layer. ``mask``: ``(B, P + 1)``, true for real positions, or None.
+    ``start``: ``(B, D)``, the stack's output at the start code.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None
+    start: Tensor
+
+    @property
+    def length(self) -> int:
+        """Positions, P + 1."""
+        return self.layers[0][0].shape[2]
+
+    def row(self, index: int) -> PrefixState:
+        """One row by itself."""
+        one = slice(index, index + 1)
+        return PrefixState([(k[one], v[one]) for k, v in self.layers], None if self.mask is None else self.mask[one], self.start[one])
+
+
+@dataclass(frozen=True)
+class BucketInfo:
+    """One shape that the decoder is prepared for: ``rows`` x ``beams`` sequences over ``keys`` cached positions a row.
+
+    ``captured``: graphs held for it, one for each set of generation arguments; ``replays``: steps replayed from them.
+    """
+
+    rows: int
+    beams: int
+    keys: int
+    captured: int
+    replays: int
+
+
+@dataclass
+class _Session:
+    """The buffers for ``rows`` x ``beams`` sequences."""
+
+    search: Search
+    cache: StaticCache
+
+
+class StaticDecoder:
+    """Generates with ``gpt`` on ``device``. ``dtype``: of its linear weights (None: float32).
+
+    ``use_graphs``: replay steps from CUDA graphs; it turns False, with one log line, if a capture fails. ``poll_every``: steps queued
+    before the host asks for the end. One call at a time.
+    """
+
+    def __init__(
+        self, gpt: UnifiedVoice, device: torch.device, dtype: torch.dtype | None = None, *, use_graphs: bool, warmup_steps: int = 3
+    ) -> None:
+        self.gpt = gpt
+        self.device = device
+        self.use_graphs = use_graphs and device.type == "cuda"
+        self.poll_every = 1 if device.type == "cpu" else 4
+        self._graphs = StepGraphs(device, warmup_steps)
+        self._storage = KVStorage(device, dtype or torch.float32, self._release_views)
+        self._sessions: dict[tuple[int, int], _Session] = {}
+        # Graphs draw from this generator; each request's state is copied into it and back.
+        self._generator = torch.Generator(device)
+
+    # -------------------------------------------------------------------------------------------------------- the three calls
+
+    def generate(
+        self,
+        prefix: Tensor,
+        mask: Tensor | None,
+        params: SamplingParams,
+        *,
+        generator: torch.Generator | None = None,
+        on_step: OnStep | None = None,
+        forced_codes: int | None = None,
+    ) -> GeneratedCodes:
+        """Arguments, results and errors of :func:`indextts.engine.generate.generate`.
+
+        ``on_step`` is called for every step, but ``poll_every`` at a time.
+        """
+        state = self.prefill(prefix, mask)
+        return self.decode(state, params, generator=generator, on_step=on_step, forced_codes=forced_codes)
+
+    @torch.no_grad()
+    def prefill(self, prefix: Tensor, mask: Tensor | None = None) -> PrefixState:
+        """Run prefixes ``(B, P, D)`` with mask ``(B, P + 1)`` from :meth:`UnifiedVoice.prefix`, and the start code, once a row."""
+        with torch.autocast(self.device.type, enabled=False):
+            start = self._embed(torch.full((len(prefix), 1), self.gpt.config.start_mel_token, device=self.device), 0)
+            cache = KVCache()
+            hidden = self.gpt.gpt(torch.cat([prefix, start], dim=1), mask, cache)
+        return PrefixState(cache.layers, mask, hidden[:, -1])
+
+    @torch.no_grad()
+    def decode(
+        self,
+        state: PrefixState,
+        params: SamplingParams,
+        *,
+        generator: torch.Generator | None = None,
+        on_step: OnStep | None = None,
+        forced_codes: int | None = None,
+    ) -> GeneratedCodes:
+        """:meth:`generate` from where :meth:`prefill` ended; a state can be used any number of times."""
+        limit = params.max_mel_tokens if forced_codes is None else forced_codes
+        if not 1 <= limit <= self.gpt.max_codes:
+            name = "max_mel_tokens" if forced_codes is None else "forced_codes"
+            raise ValueError(f"{name} is {limit}; this model can generate 1 to {self.gpt.max_codes} codes")
+        source = _global_generator(self.device) if generator is None else generator
+        self._generator.set_state(source.get_state())
+        session = self._session(len(state.start), params.num_beams)
+        with torch.autocast(self.device.type, enabled=False):
+            steps, draws = self._run(session, state, params, limit, forced_codes is not None, on_step)
+        source.set_state(draws)
+        return session.search.result(steps, params, limit)
+
+    @torch.no_grad()
+    def latents(self, state: PrefixState, codes: Tensor) -> Tensor:
+        """:meth:`UnifiedVoice.latents` of codes ``(B, n)`` after the prefixes of ``state``: ``(B, n, D)`` float32.
+
+        Conditioning, text and start code are the same in both passes and are not run again; neither is the last code, whose state
+        belongs to no latent. The text must hold no start or stop ids of its own, which a prefix drops and the latent pass keeps.
+        Codes beyond a row's end may be anything: the rows' earlier latents do not depend on them.
+        """
+        cache = KVCache()
+        cache.layers = list(state.layers)
+        states = state.start[:, None]
+        with torch.autocast(self.device.type, enabled=False):
+            if codes.shape[1] > 1:
+                fed = self._embed(codes[:, :-1], 1)
+                mask = None if state.mask is None else F.pad(state.mask, (0, fed.shape[1]), value=True)
+                states = torch.cat([states, self.gpt.gpt(fed, mask, cache)], dim=1)
+            normed: Tensor = self.gpt.final_norm(states)
+        return normed
+
+    # ---------------------------------------------------------------------------------------------------------------- gauges
+
+    @property
+    def memory_mb(self) -> float:
+        """Megabytes of buffers and of the graphs' pool."""
+        tensors = [x for session in self._sessions.values() for x in session.search.state()]
+        return self._graphs.memory_mb + (self._storage.bytes + sum(x.numel() * x.element_size() for x in tensors)) / MB
+
+    @property
+    def buckets(self) -> list[BucketInfo]:
+        """The shapes prepared so far, smallest first."""
+        found = []
+        replays = self._graphs.replays()
+        for (rows, beams), session in self._sessions.items():
+            for keys in session.cache.bucket_sizes:
+                counts = [count for key, count in replays.items() if isinstance(key, tuple) and key[:3] == (rows, beams, keys)]
+                found.append(BucketInfo(rows, beams, keys, len(counts), sum(counts)))
+        return sorted(found, key=lambda bucket: (bucket.rows, bucket.beams, bucket.keys))
+
+    def clear(self) -> None:
+        """Give back all buffers and graphs. Also to be called when the attention kernel changes, which graphs have recorded."""
+        self._graphs.clear()
+        self._sessions.clear()
+        self._storage.clear()
+
+    # ---------------------------------------------------------------------------------------------------------------- inside
+
+    def _run(
+        self, session: _Session, prefix: PrefixState, params: SamplingParams, limit: int, forced: bool, on_step: OnStep | None
+    ) -> tuple[int, Tensor]:
+        """Steps until the end or the limit: how many count, and the generator's state after them."""
+        search, cache = session.search, session.cache
+        most_keys = cache.capacity(prefix.length, limit)
+        bucket = cache.begin(prefix.layers, prefix.mask, cache.capacity(prefix.length, 1), most_keys)
+        search.begin(self.gpt.logits(prefix.start), limit)
+        made, draws = 0, self._generator.get_state()
+        while made < limit:
+            queued = []  # the generator's state after each step not yet known to count
+            for step in range(made + 1, min(made + self.poll_every, limit) + 1):
+                needed = cache.capacity(prefix.length, step)
+                if needed > bucket.keys:
+                    bucket = cache.grow(bucket, needed, most_keys)
+                self._step(session, bucket, params, forced)
+                queued.append(self._generator.get_state())
+            ended = search.ended_at()
+            counting = ended - made if ended else len(queued)
+            draws = queued[counting - 1]
+            if on_step is not None:
+                for step in range(made + 1, made + counting + 1):
+                    on_step(step)
+            made += counting
+            if ended:
+                break
+        return made, draws
+
+    def _step(self, session: _Session, bucket: Bucket, params: SamplingParams, forced: bool) -> None:
+        """One decode step, replayed if possible."""
+
+        def step() -> None:
+            decode_step(self.gpt, session.search, session.cache, bucket, params, forced, self._generator)
+
+        if self.use_graphs:
+            # Graphs hold all arguments as constants but the limit.
+            key = (session.search.rows, session.search.beams, bucket.keys, replace(params, max_mel_tokens=1), forced)
+            try:
+                return self._graphs.run(key, step, [*session.search.state(), *session.cache.state(bucket)], self._generator)
+            except RuntimeError as error:
+                self._give_up_graphs(error)
+        return step()
+
+    def _give_up_graphs(self, error: RuntimeError) -> None:
+        logger.warning("decoding without CUDA graphs from now on: a capture failed on %s: %s", self.device, error)
+        self.use_graphs = False
+        self._graphs.clear()
+        state, self._generator = self._generator.get_state(), torch.Generator(self.device)  # the old one may count as being captured
+        self._generator.set_state(state)
+
+    def _session(self, rows: int, beams: int) -> _Session:
+        if (rows, beams) not in self._sessions:
+            stack = self.gpt.config
+            kind = Search if beams == 1 else BeamSearch
+            cache = StaticCache(self._storage, stack.layers, stack.heads, stack.model_dim // stack.heads, rows, beams)
+            self._sessions[rows, beams] = _Session(kind(self.gpt, rows, beams, self.device), cache)
+        return self._sessions[rows, beams]
+
+    def _release_views(self) -> None:
+        self._graphs.clear()
+        for session in self._sessions.values():
+            session.cache.forget_buckets()
+
+    def _embed(self, codes: Tensor, first_position: int) -> Tensor:
+        embedded: Tensor = self.gpt.mel_embedding(codes) + self.gpt.mel_pos_embedding(first_position, codes.shape[1])
+        return embedded
+
+
+def decode_step(
+    gpt: UnifiedVoice,
+    search: Search,
+    cache: StaticCache,
+    bucket: Bucket,
+    params: SamplingParams,
+    forced: bool,
+    generator: torch.Generator | None,
+) -> None:
+    """Choose the next code of every sequence and run the model on it: :meth:`UnifiedVoice.decode_step` on buffers.
+
+    No argument says which step it is; that is in ``search.step``. Nothing in here may depend on a value in device memory.
+    """
+    codes, parents = search.advance(params, forced, generator)
+    bias = cache.branch(bucket, parents)
+    # While generating, the k-th code has position k + 1.
+    x = gpt.mel_embedding(codes) + gpt.mel_pos_embedding.emb.weight.index_select(0, search.step + 1)
+    for layer, block in enumerate(gpt.gpt.h):
+        assert isinstance(block, GPT2Block)
+        query, key, value = (y.unflatten(-1, (cache.heads, -1)).transpose(1, 2) for y in block.attn.c_attn(block.ln_1(x)).chunk(3, dim=-1))
+        mixed = cache.attend(bucket, layer, query, key, value, bias)
+        x = x + block.attn.c_proj(mixed.transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.ln_2(x))
+    search.logits.copy_(gpt.logits(gpt.gpt.ln_f(x)))
+    cache.advance()
+
+
+def _global_generator(device: torch.device) -> torch.Generator:
+    if device.type == "cpu":
+        return torch.default_generator
+    module = torch.get_device_module(device)
+    found: torch.Generator = module.default_generators[module.current_device() if device.index is None else device.index]
+    return found

@@ -1,0 +1,147 @@
+"""One Euler step of the flow-matching solver, in place on static buffers: the fast counterpart of ``DiT.forward``."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from indextts.engine.solver_attention import attend, rotate
+from indextts.engine.solver_inputs import StepInputs
+from indextts.engine.solver_times import TimeRow, TimeTables
+from indextts.engine.solver_weights import BlockWeights, Savings, SolverWeights, blocks_of
+from indextts.models.dit import DiT
+
+
+class SolverStep:
+    """Prepared weights and the arithmetic of one step; products in ``dtype``, norms, residual streams and state in float32."""
+
+    def __init__(self, dit: DiT, device: torch.device, dtype: torch.dtype, savings: Savings) -> None:
+        self.dtype, self.savings = dtype, savings
+        self.weights = SolverWeights(dit, device, dtype, savings)
+        self.times = TimeTables(dit, self.weights, device, dtype, savings)
+        wavenet = dit.wavenet
+        self.mel, self.content = dit.conv2.out_channels, dit.cond_projection.in_features
+        self.heads = blocks_of(dit)[0].attention.heads
+        self.left, self.right, self.halo = wavenet.left, wavenet.right, len(wavenet.in_layers) * wavenet.left
+        self.norm_eps, self.final_eps = dit.transformer.norm.norm.eps, dit.final_layer.norm_final.eps
+
+    def __call__(self, step: StepInputs) -> None:
+        """Advance ``step.x`` by one Euler step."""
+        time = self.times.row(step.row)
+        step.x.add_(self.velocity(step, time) * time.dt).masked_fill_(step.held, 0)
+
+    def merge(self, ingredients: Tensor) -> Tensor:
+        """What prompt, conditions and style (R, S, mel + content + style) add to the first hidden state, (R, S, C)."""
+        prompt, mu, style = ingredients.split([self.mel, self.content, ingredients.shape[-1] - self.mel - self.content], dim=-1)
+        w = self.weights
+        return F.linear(torch.cat([prompt, F.linear(mu, *w.cond), style], dim=-1), w.merge_rest, w.merge_bias)
+
+    def velocity(self, step: StepInputs, time: TimeRow) -> Tensor:
+        """Guided velocity of the window's frames, (B, W, mel) float32."""
+        window = step.x.shape[1]
+        h = step.static.clone() if self.savings.static_inputs else self.merge(step.static)
+        _add_to_branches(h[:, -window:], F.linear(step.x, self.weights.merge_x))
+        skips: list[Tensor] = []
+        depth = len(self.weights.blocks)
+        for i, block in enumerate(self.weights.blocks):
+            if block.skip is not None:
+                h = self._product(torch.cat([h.to(self.dtype), skips.pop()], dim=-1), *block.skip).float()
+            h = self._block(i, block, h, step, time, window if i == depth - 1 else h.shape[1])
+            if i < depth // 2:
+                skips.append(h.to(self.dtype))
+        n = self._normed(h, time.gain[-1], time.offset[-1])
+        z, shortcut = self._head(n, step.x)
+        return self._output(self._wavenet(z, step.taps, time) + shortcut, step.guidance, time, guided=h.shape[0] > step.x.shape[0])
+
+    def _block(self, i: int, block: BlockWeights, h: Tensor, step: StepInputs, time: TimeRow, queries: int) -> Tensor:
+        """Transformer block ``i``; only the last ``queries`` slots come out: (R, S, C) to (R, queries, C)."""
+        folded = self.savings.folded_offsets
+        n = self._normed(h, time.gain[2 * i], None if folded else time.offset[2 * i])
+        qkv = self._product(n, block.wqkv, time.attention_bias[i] if time.attention_bias is not None else None)
+        qkv = qkv.unflatten(-1, (3, self.heads, -1))
+        q, k = rotate(qkv[:, :, :2], step.rotation).unbind(2)
+        y = attend(q[:, -queries:], k, qkv[:, :, 2], step.mask, step.spans)
+        h = h[:, -queries:] + self._product(y.flatten(2), block.wo)
+        n = self._normed(h, time.gain[2 * i + 1], None if folded else time.offset[2 * i + 1])
+        bias = time.feed_forward_bias[i] if time.feed_forward_bias is not None else None
+        if self.savings.fused_feed_forward:
+            gate, up = self._product(n, block.w13, bias).chunk(2, dim=-1)
+        else:
+            biases = (None, None) if bias is None else bias.chunk(2)
+            gate, up = (self._product(n, w, b) for w, b in zip(block.w13.chunk(2), biases, strict=True))
+        return h + self._product(F.silu(gate) * up, block.w2)
+
+    def _head(self, n: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Input of the WaveNet and the shortcut around it, each (R, W, C) float32."""
+        w = self.weights
+        if self.savings.composed_maps:
+            both = self._product(n, w.head_h).float()
+            _add_to_branches(both, F.linear(x, w.head_x, w.head_bias))
+        else:
+            repeated = torch.cat([x] * (n.shape[0] // x.shape[0]))
+            both = self._product(self._product(torch.cat([n, repeated], dim=-1), *w.skip), *w.after_skip).float()
+        z, shortcut = both.chunk(2, dim=-1)
+        return z, shortcut
+
+    def _wavenet(self, z: Tensor, taps: Tensor, time: TimeRow) -> Tensor:
+        """Sum of the skips, (R, W, C) float32."""
+        w, (rows, frames, channels) = self.weights, z.shape
+        last = len(w.wavenet_in) - 1
+        gates: list[Tensor] = []
+        skips: list[Tensor] = []
+        for i, (weight, bias, (mix, mix_bias)) in enumerate(zip(w.wavenet_in, time.wavenet, w.res_skip, strict=True)):
+            read = z.to(self.dtype).flatten(0, 1).index_select(0, taps)
+            if self.savings.convolution_as_product:
+                a = self._product(read.view(rows, frames, -1), weight, bias)
+            else:
+                a = F.conv1d(read.view(rows, -1, channels).transpose(1, 2), weight, bias).transpose(1, 2)
+            signal, gate = a.chunk(2, dim=-1)
+            gated = torch.tanh(signal) * torch.sigmoid(gate)
+            if self.savings.one_skip_product:
+                gates.append(gated)
+                if i < last:
+                    z = z + self._product(gated, mix[:channels], mix_bias[:channels])
+            else:
+                r = self._product(gated, mix, mix_bias)
+                skips.append(r[..., -channels:])
+                if i < last:
+                    z = z + r[..., :channels]
+        if self.savings.one_skip_product:
+            return self._product(torch.cat(gates, dim=-1), w.skips, w.skips_bias).float()
+        return sum(skips[1:], skips[0].float())
+
+    def _output(self, h: Tensor, guidance: Tensor, time: TimeRow, guided: bool) -> Tensor:
+        """Norm, modulation and map to the mel's velocity, branches combined: (R, W, C) to (B, W, mel)."""
+        w = self.weights
+        n = F.layer_norm(h, h.shape[-1:], eps=self.final_eps)
+        early = self.savings.linear_guidance and guided
+        if early:
+            n = combine(n, guidance)
+        if time.out_weight is not None:
+            v = F.linear(n, time.out_weight, time.out_bias)
+        else:
+            assert time.scale is not None
+            assert time.shift is not None
+            v = F.linear(F.linear(n * time.scale + time.shift, *w.final), *w.out)
+        return combine(v, guidance) if guided and not early else v
+
+    def _normed(self, h: Tensor, gain: Tensor, offset: Tensor | None) -> Tensor:
+        """Adaptive root-mean-square norm in float32; the offset is left out where the next product adds it."""
+        n = F.rms_norm(h, h.shape[-1:], gain, self.norm_eps)
+        return n if offset is None else n + offset
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """A linear map in the solver's format."""
+        return F.linear(x.to(self.dtype), weight, bias)
+
+
+def combine(branches: Tensor, guidance: Tensor) -> Tensor:
+    """Classifier-free guidance, ``(1 + g) v - g null``, of rows (2 B, ...) to (B, ...)."""
+    v, null = branches.chunk(2)
+    return torch.lerp(null, v, 1 + guidance)
+
+
+def _add_to_branches(h: Tensor, x: Tensor) -> None:
+    """Add ``x`` (B, W, C) to every branch of ``h`` (branches B, W, C), in place."""
+    h.unflatten(0, (-1, x.shape[0])).add_(x)
