@@ -105,12 +105,13 @@ def machine() -> dict[str, Any]:
 
 def table(results: list[BenchResult]) -> str:
     """The results as a text table."""
-    columns = ("precision", "beams", "codes", "total s", "RTF", "GPT s", "S2Mel s", "BigVGAN s", "other s", "codes/s", "peak MB")
+    columns = ("precision", "beams", "codes", "path", "total s", "RTF", "GPT s", "S2Mel s", "BigVGAN s", "other s", "codes/s", "peak MB")
     rows = [
         (
             r.precision,
             str(r.beams),
             str(r.codes),
+            "accel" if r.settings.get("use_accel") else "plain",
             f"{r.total_s:.3f}",
             f"{r.rtf:.4f}",
             *(f"{r.stages_s[name]:.3f}" for name in STAGES),

@@ -236,7 +236,7 @@ class IndexTTS2(Calls):
 
         run.report_segment(index, 0.0, "codes")
         with watch.stage("gpt", index):
-            generated = stages.text_to_codes(
+            generated, prefix = stages.text_to_codes(
                 ids,
                 speaker,
                 emotion,
@@ -251,7 +251,7 @@ class IndexTTS2(Calls):
             return torch.zeros(1, 0), SegmentRecord(index, len(segment.ids), 0, 0, 0, hit_limit)
 
         with watch.stage("gpt", index):
-            latents = stages.codes_to_latents(ids, speaker, emotion, codes)
+            latents = stages.codes_to_latents(ids, speaker, emotion, codes, prefix)
         with watch.stage("s2mel", index):
             mel = stages.codes_to_mel(
                 codes,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +28,8 @@ def engine() -> Iterator[IndexTTS2]:
         yield tts
 
 
-def speak(tts: IndexTTS2) -> np.ndarray:
-    _, samples = tts.infer_forced(CODES, spk_audio_prompt=made_up_clip(), **CALL)
+def speak(tts: IndexTTS2, **changes: Any) -> np.ndarray:
+    _, samples = tts.infer_forced(CODES, spk_audio_prompt=made_up_clip(), **{**CALL, **changes})
     return samples.astype(np.int32)
 
 
@@ -53,28 +55,86 @@ def test_the_same_seed_gives_the_same_sound(engine: IndexTTS2) -> None:
     assert np.array_equal(speak(engine), speak(engine))
 
 
-def test_graphs_do_not_change_the_sound(engine: IndexTTS2) -> None:
-    plain = speak(engine)
-    assert engine.enable_cuda_graphs(warmup_steps=3)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_neither_acceleration_nor_graphs_change_the_sound(engine: IndexTTS2, beams: int) -> None:
+    sounds = {}
     try:
-        captured, replayed = speak(engine), speak(engine)
-        assert engine.cache_memory_mb >= engine._stages.graph_memory_mb > 0
-    finally:
+        engine.use_accel = False
         engine.disable_cuda_graphs()
-    assert abs(captured - plain).max() <= 1
-    assert np.array_equal(captured, replayed)
-    assert engine._stages.graph_memory_mb == 0
+        assert not engine.cuda_graphs_enabled
+        sounds["plain"] = speak(engine, num_beams=beams)
+        engine.use_accel = True
+        assert not engine.cuda_graphs_enabled
+        sounds["accelerated"] = speak(engine, num_beams=beams)
+        assert engine.enable_cuda_graphs(warmup_steps=3)
+        assert engine.cuda_graphs_enabled
+        sounds["captured"], sounds["replayed"] = (speak(engine, num_beams=beams) for _ in range(2))
+        assert engine._stages.decoder.use_graphs
+        assert engine._stages.solver.graphs is not None
+        assert engine._stages.solver.captured
+        assert engine.cache_memory_mb >= engine._stages.buffer_memory_mb > 0
+        engine.use_accel = False
+        assert engine.cuda_graphs_enabled
+        sounds["plain, vocoder captured"] = speak(engine, num_beams=beams)
+    finally:
+        engine.use_accel = True
+        engine.disable_cuda_graphs()
+        assert engine._stages.buffer_memory_mb == 0
+        engine.enable_cuda_graphs()
+    assert {name: int(abs(sound - sounds["plain"]).max()) for name, sound in sounds.items() if sound.shape != sounds["plain"].shape} == {}
+    assert {name: int(abs(sound - sounds["plain"]).max()) for name, sound in sounds.items() if abs(sound - sounds["plain"]).max() > 1} == {}
+    assert np.array_equal(sounds["captured"], sounds["replayed"])
+
+
+def test_the_accelerated_path_uses_graphs_by_itself() -> None:
+    with IndexTTS2.from_random("small", device="cuda") as fast, IndexTTS2.from_random("small", device="cuda", use_accel=False) as plain:
+        assert fast.cuda_graphs_enabled
+        assert not plain.cuda_graphs_enabled
+        speak(fast)
+        assert fast._stages.decoder.use_graphs
+        assert fast._stages.solver.captured
+        assert fast.last_telemetry.settings["use_accel"]
+
+
+def test_a_voice_that_ends_by_itself_and_several_segments(engine: IndexTTS2) -> None:
+    """Not forced to a number of codes, the way users call it."""
+    call = {**CALL, "spk_audio_prompt": made_up_clip(), "text": "One two three. Four five six. Seven eight nine.", "max_mel_tokens": 40}
+    call |= {"max_text_tokens_per_segment": 20, "emo_vector": [0.2, 0, 0.4, 0, 0, 0, 0, 0]}
+    sounds = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "generation was stopped at max_mel_tokens", RuntimeWarning)
+        for accelerated in (True, False):
+            engine.use_accel = accelerated
+            sounds.append(engine.infer(**call)[1].astype(np.int32))
+    engine.use_accel = True
+    assert sounds[0].shape == sounds[1].shape
+    assert abs(sounds[0] - sounds[1]).max() <= 1
+
+
+def test_closing_another_engine_does_not_disturb_this_one(engine: IndexTTS2) -> None:
+    """What libraries share between the graphs of a process must not be freed under those of another engine."""
+    before = speak(engine)
+    with IndexTTS2.from_random("small", seed=1, device="cuda") as other:
+        speak(other)
+        filler = [torch.full((1 << 22,), float("nan"), device="cuda") for _ in range(4)]
+    del filler
+    gc.collect()
+    torch.cuda.empty_cache()
+    filler = [torch.full((1 << 22,), float("nan"), device="cuda") for _ in range(16)]
+    after = speak(engine)
+    assert all(bool(x.isnan().all()) for x in filler), "a graph wrote to memory that it no longer owns"
+    assert np.array_equal(before, after)
 
 
 def test_graphs_survive_a_change_of_precision(engine: IndexTTS2) -> None:
     plain = speak(engine)
     engine.enable_cuda_graphs()
-    engine.set_precision("bf16")
-    speak(engine)
+    for precision in ("bf16", "tf32"):
+        engine.set_precision(precision)
+        speak(engine)
     engine.set_precision("fp32")
     assert engine.cuda_graphs_enabled
     assert abs(speak(engine) - plain).max() <= 1
-    engine.disable_cuda_graphs()
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
@@ -125,6 +185,8 @@ def test_closing_gives_all_memory_back() -> None:
         tts.enable_cuda_graphs()
         speak(tts)
         assert torch.cuda.memory_allocated() > before
+        assert tts._stages.decoder.use_graphs
+        assert tts._stages.solver.captured
     gc.collect()
     assert torch.cuda.memory_allocated() <= before
 
@@ -135,6 +197,12 @@ def test_eviction_frees_device_memory(engine: IndexTTS2) -> None:
     engine.clear_caches()
     assert torch.cuda.memory_allocated() < held
     assert engine.cache_memory_mb == 0
+    assert engine._stages.solver.captured == []
+    assert engine._stages.decoder.memory_mb == 0
+    reserved = torch.cuda.memory_reserved()
+    speak(engine)
+    engine.clear_caches()
+    assert torch.cuda.memory_reserved() <= reserved
 
 
 def test_the_monitor_agrees_with_torch() -> None:

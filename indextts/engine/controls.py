@@ -90,7 +90,7 @@ class EngineControls:
         self._worker = EngineWorker(self)
 
         def put_on_device(_: object) -> Stages:
-            stages = Stages(models, settings.device, settings.precision, settings.attention)
+            stages = Stages(models, settings.device, settings.precision, settings.attention, use_accel=settings.use_accel)
             stages.compile_s2mel(settings.use_torch_compile)
             return stages
 
@@ -120,10 +120,7 @@ class EngineControls:
 
         def change(_: object) -> None:
             self.reference_cache.clear()
-            graphed = self._stages.drop_graphs()
             self._stages.set_precision(name)
-            if graphed:
-                self._stages.graph_vocoder(graphed)
 
         self._worker.call(change)
 
@@ -135,15 +132,24 @@ class EngineControls:
     def set_attention(self, attention: str) -> None:
         """Choose torch's attention kernel."""
         name = check_attention(attention, self.device)
+        self._worker.call(lambda _: self._stages.set_attention(name))
 
+    @property
+    def use_accel(self) -> bool:
+        """Whether the static-cache decoder and the fast mel solver are in use; off is the plain path, with the same results."""
+        return self._stages.use_accel
+
+    @use_accel.setter
+    def use_accel(self, on: bool) -> None:
         def change(_: object) -> None:
-            self._stages.attention = name
+            if bool(on) != self._stages.use_accel:
+                self._stages.set_accel(bool(on))
 
         self._worker.call(change)
 
     @property
     def use_torch_compile(self) -> bool:
-        """Whether the flow-matching estimator runs through ``torch.compile``."""
+        """Whether the flow-matching estimator runs through ``torch.compile``, which takes the place of the fast mel solver."""
         return self._stages.compiled
 
     @use_torch_compile.setter
@@ -157,45 +163,52 @@ class EngineControls:
 
     @property
     def cuda_graphs_enabled(self) -> bool:
-        """Whether graphs are in use."""
-        return self._stages.graphs is not None
+        """Whether graphs are in use. The accelerated path captures decode and Euler steps from the start where the device can."""
+        return self._stages.graphs_in_use
 
     def enable_cuda_graphs(self, warmup_steps: int = 3) -> bool:
-        """Capture the vocoder once per mel length and replay it from then on. False, with one log line, where that is impossible."""
+        """Replay all that can be captured: the vocoder too, once per mel length, and on the accelerated path decode and Euler steps.
+
+        False, with one log line, where that is impossible.
+        """
         if not self.cuda_graphs_available:
             logger.info("CUDA graphs need a CUDA device; this engine runs on %s", self.device)
             return False
         if warmup_steps < 1:
             raise ValueError(f"warmup_steps must be at least 1, got {warmup_steps}")
-        return bool(self._worker.call(lambda _: self._stages.graph_vocoder(warmup_steps)))
+        return bool(self._worker.call(lambda _: self._stages.use_graphs(warmup_steps)))
 
     def disable_cuda_graphs(self) -> None:
-        """Back to eager launches; frees the graphs' memory."""
+        """Eager launches in every stage until graphs are enabled again; frees the graphs' memory."""
         self._worker.call(lambda _: self._stages.drop_graphs())
 
     # -------------------------------------------------------------------------------------------------------------- caches
 
     @property
     def cache_memory_mb(self) -> float:
-        """Megabytes held by cached prompts and graph pools."""
-        return self.reference_cache.memory_mb + self._stages.graph_memory_mb
+        """Megabytes held by cached prompts, KV buffers, graph pools and the solver's tables."""
+        return self.reference_cache.memory_mb + self._stages.buffer_memory_mb
 
     def evict_cache(self) -> int:
-        """Drop least recently used entries until the caches are under ``MAX_CACHE_SIZE_MB``; returns how many went."""
+        """Drop least recently used prompts until the caches are under ``MAX_CACHE_SIZE_MB``; returns how many went.
+
+        Buffers and graphs go too if they alone exceed the limit.
+        """
         from indextts import infer_v2_modded as limits
 
-        dropped = self.reference_cache.evict(max(0.0, limits.MAX_CACHE_SIZE_MB - self._stages.graph_memory_mb))
+        if self._stages.buffer_memory_mb > limits.MAX_CACHE_SIZE_MB:
+            self._worker.call(lambda _: self._stages.clear_buffers())
+        dropped = self.reference_cache.evict(max(0.0, limits.MAX_CACHE_SIZE_MB - self._stages.buffer_memory_mb))
         if dropped:
             logger.info("evicted %d cached prompts; %.1f MB remain", dropped, self.cache_memory_mb)
         return dropped
 
     def clear_caches(self) -> None:
-        """Forget all prompts and graphs captured so far, and hand the memory back to the device."""
+        """Forget all prompts, buffers and graphs captured so far, and hand the memory back to the device."""
 
         def clear(_: object) -> None:
             self.reference_cache.clear()
-            if self._stages.graphs is not None:
-                self._stages.graphs.clear()
+            self._stages.clear_buffers()
             _release_memory(self.device)
 
         self._worker.call(clear)
@@ -276,7 +289,9 @@ class EngineControls:
             "device": str(self.device),
             "precision": self.precision,
             "attention": self.attention,
+            "use_accel": self.use_accel,
             "cuda_graphs": self.cuda_graphs_enabled,
+            "vocoder_graphs": self._stages.graphs is not None,
             "torch_compile": self.use_torch_compile,
             "diffusion_steps": request.diffusion_steps,
             "inference_cfg_rate": request.guidance,
@@ -307,6 +322,8 @@ class EngineControls:
         """Finish queued work, end the engine's thread and free all its memory. The engine cannot be used afterwards."""
         self._worker.close()
         self.reference_cache.clear()
+        if self._loaded is not None:
+            self._loaded.clear_buffers()
         self._loaded = None
         self.emotion_classifier = None
         if self.device.type == "cuda":

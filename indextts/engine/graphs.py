@@ -46,10 +46,12 @@ class GraphedCall:
     @property
     def memory_mb(self) -> float:
         """Megabytes of the graphs' private pools."""
-        return sum(entry.memory_mb for entry in self._captured.values())
+        return sum(entry.memory_mb for entry in list(self._captured.values()))  # a copy, since panels ask from other threads
 
     def clear(self) -> None:
         """Drop all graphs; they are captured again when needed."""
+        for entry in self._captured.values():
+            torch.cuda.synchronize(entry.inputs.device)  # a graph that still runs must not be dropped
         self._captured.clear()
 
     def _capture(self, x: Tensor) -> _Captured:
@@ -64,6 +66,11 @@ class GraphedCall:
         torch.cuda.empty_cache()  # capturing does so too, and must not be mistaken for memory that the graph gave back
         before = torch.cuda.memory_reserved(x.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = self.function(inputs)
+        # cuBLAS must take its workspace from the graph's own pool: one shared with others may be freed while the graph still writes to it.
+        torch._C._cuda_clearCublasWorkspaces()
+        try:
+            with torch.cuda.graph(graph):
+                output = self.function(inputs)
+        finally:
+            torch._C._cuda_clearCublasWorkspaces()
         return _Captured(graph, inputs, output, max(0, torch.cuda.memory_reserved(x.device) - before) / MB)

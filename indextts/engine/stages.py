@@ -1,7 +1,7 @@
 """The stages of the system on one device: reference -> prompt, text -> codes, codes -> latents -> mel, mel -> wave.
 
-This is the plain path: each stage calls its module as the papers describe it, one segment at a time. Faster ways of running a stage
-replace methods of this class from outside and are compared with it.
+On the plain path each stage calls its module as the papers describe it, one segment at a time. The accelerated path has the same results
+up to float32 rounding: codes from :class:`StaticDecoder`, whose prefix the latent pass uses again, and mel from :class:`FastSolver`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from indextts.audio import emotion_waveform, speaker_waveforms
 from indextts.config import IndexTTSConfig
 from indextts.engine.attention import attention_kernel
+from indextts.engine.content import ContentProjection
+from indextts.engine.decode import PrefixState, StaticDecoder
 from indextts.engine.generate import GeneratedCodes, generate
 from indextts.engine.graphs import GraphedCall
 from indextts.engine.precision import dtype_of, matmul_mode
 from indextts.engine.reference_cache import EmotionPrompt, SpeakerPrompt
 from indextts.engine.sampling import SamplingParams
+from indextts.engine.solver import FastSolver
 from indextts.models.campplus import style_features
 from indextts.models.gpt2 import Conv1D
 from indextts.models.length_regulator import target_frames
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=nn.Module)
+MB = 1024 * 1024
+WARMUP_STEPS = 3
 
 
 @dataclass
@@ -65,7 +70,9 @@ class Models:
 class Stages:
     """Runs :class:`Models` on ``device`` in a given precision; every method takes and returns tensors on that device."""
 
-    def __init__(self, models: Models, device: torch.device, precision: str = "fp32", attention: str = "auto") -> None:
+    def __init__(
+        self, models: Models, device: torch.device, precision: str = "fp32", attention: str = "auto", *, use_accel: bool = True
+    ) -> None:
         self.device = device
         self.config = models.config
         self.attention = attention
@@ -76,26 +83,62 @@ class Stages:
         self.s2mel = models.s2mel.to(device)
         self.vocoder = models.vocoder.to(device)
         self.emotion = models.emotion.to(device)
-        self.graphs: GraphedCall | None = None
+        self.decoder: StaticDecoder | None = None
+        self.solver: FastSolver | None = None
+        self.content: ContentProjection | None = None
+        self.graphs: GraphedCall | None = None  # of the vocoder; decoder and solver have their own
+        self._accel_graphs, self._warmup_steps = True, WARMUP_STEPS
         self.compiled = False
         self.set_precision(precision)
+        self.set_accel(use_accel)
+
+    # ------------------------------------------------------------------------------------------------------- switches
 
     def set_precision(self, precision: str) -> None:
         """Convert the GPT from its float32 weights."""
+        self.clear_buffers()
         self.precision = precision
         self.dtype = dtype_of(precision)
         self.gpt = copy_to(self._source_gpt, self.device, self.dtype or torch.float32)
+        if self.decoder is not None:
+            self.decoder = self._new_decoder()
+
+    def set_attention(self, attention: str) -> None:
+        """Choose the attention kernel; graphs have recorded the old one."""
+        self.clear_buffers()
+        self.attention = attention
+
+    def set_accel(self, on: bool) -> None:
+        """Take the accelerated path, newly set up, or the plain one."""
+        self.clear_buffers()
+        self.decoder = self.solver = self.content = None
+        if on:
+            self.decoder = self._new_decoder()
+            # Weights are multiplied into each other once, so in true float32 whatever the products of a run may use.
+            with torch.no_grad(), matmul_mode("fp32", self.device):
+                self.solver = FastSolver(self.s2mel, self.device, torch.float32, use_graphs=self._captures, warmup_steps=self._warmup_steps)
+                self.content = ContentProjection(self.s2mel, self.semantic_codec, self.device)
+
+    @property
+    def use_accel(self) -> bool:
+        """Whether the accelerated path is taken."""
+        return self.decoder is not None
 
     def compile_s2mel(self, on: bool) -> None:
-        """Run the flow-matching estimator through ``torch.compile`` (shapes dynamic; the first call compiles), or stop doing so."""
+        """Run the flow-matching estimator through ``torch.compile`` (shapes dynamic; the first call compiles), or stop doing so.
+
+        While on, the plain solver drives the compiled estimator in place of the fast solver, which has no use for it.
+        """
         if on and not self.compiled:
             self.s2mel.cfm.estimator.compile(dynamic=True)
         elif self.compiled and not on:
             self.s2mel.cfm.estimator._compiled_call_impl = None  # how torch undoes Module.compile
         self.compiled = on
 
-    def graph_vocoder(self, warmup_steps: int) -> bool:
-        """Replay the vocoder from CUDA graphs, one per mel length; False if a trial capture fails."""
+    def use_graphs(self, warmup_steps: int) -> bool:
+        """Replay decode steps, Euler steps and the vocoder from CUDA graphs; False if a trial capture of the vocoder fails."""
+        self._accel_graphs, self._warmup_steps = True, warmup_steps
+        self.set_accel(self.use_accel)
         graphs = GraphedCall(self.vocoder, warmup_steps)
         try:
             with self.running():
@@ -107,16 +150,33 @@ class Stages:
         self.graphs = graphs
         return True
 
-    def drop_graphs(self) -> int:
-        """Back to eager launches; returns the warm-up steps that were in use, 0 if there were no graphs."""
-        steps = self.graphs.warmup_steps if self.graphs else 0
+    def drop_graphs(self) -> None:
+        """Eager launches everywhere."""
+        self.clear_buffers()
         self.graphs = None
-        return steps
+        self._accel_graphs = False
+        self.set_accel(self.use_accel)
 
     @property
-    def graph_memory_mb(self) -> float:
-        """Megabytes held by graph pools."""
-        return self.graphs.memory_mb if self.graphs else 0.0
+    def graphs_in_use(self) -> bool:
+        """Whether any stage is replayed from CUDA graphs."""
+        decoder, solver = self.decoder, self.solver  # once, since panels ask from other threads
+        decoding = decoder is not None and decoder.use_graphs
+        solving = solver is not None and solver.graphs is not None
+        return decoding or solving or self.graphs is not None
+
+    @property
+    def buffer_memory_mb(self) -> float:
+        """Megabytes that :meth:`clear_buffers` gives back: graph pools, KV buffers, tables. Prepared weights are not among them."""
+        decoder, solver, vocoder = self.decoder, self.solver, self.graphs
+        held = sum(holder.memory_mb for holder in (decoder, vocoder, solver and solver.graphs) if holder is not None)
+        return held + (solver.step.times.memory_bytes / MB if solver is not None else 0.0)
+
+    def clear_buffers(self) -> None:
+        """Drop captured graphs, KV buffers and tables; they are made again when needed."""
+        for holder in (self.decoder, self.solver, self.graphs):
+            if holder is not None:
+                holder.clear()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -164,14 +224,27 @@ class Stages:
         generator: torch.Generator,
         on_step: Callable[[int], None] | None = None,
         forced_codes: int | None = None,
-    ) -> GeneratedCodes:
-        """Generate semantic codes for one segment of ids (1, L)."""
+    ) -> tuple[GeneratedCodes, PrefixState | None]:
+        """Generate semantic codes for one segment of ids (1, L); with them what :meth:`codes_to_latents` need not compute again."""
         with self._gpt_autocast():
             prefix, mask = self.gpt.prefix(self.gpt.conditioning(speaker.latents, emotion), text_ids)
-            return generate(self.gpt, prefix, mask, params, generator=generator, on_step=on_step, forced_codes=forced_codes)
+            if self.decoder is None:
+                return generate(self.gpt, prefix, mask, params, generator=generator, on_step=on_step, forced_codes=forced_codes), None
+            state = self.decoder.prefill(prefix, mask)
+            codes = self.decoder.decode(state, params, generator=generator, on_step=on_step, forced_codes=forced_codes)
+        # A prefix drops start and stop ids from the text, the latent pass keeps them: with any, the two do not begin alike.
+        marks = torch.tensor([self.gpt.config.start_text_token, self.gpt.config.stop_text_token], device=self.device)
+        return codes, None if bool(torch.isin(text_ids, marks).any()) else state
 
-    def codes_to_latents(self, text_ids: Tensor, speaker: SpeakerPrompt, emotion: Tensor, codes: Tensor) -> Tensor:
-        """One latent per code, (1, n, D) float32: a second pass over the whole sequence, since its positions differ."""
+    def codes_to_latents(
+        self, text_ids: Tensor, speaker: SpeakerPrompt, emotion: Tensor, codes: Tensor, prefix: PrefixState | None = None
+    ) -> Tensor:
+        """One latent per code, (1, n, D) float32: a second pass, since the codes' positions differ.
+
+        It covers the whole sequence, or just the codes where ``prefix`` is at hand from :meth:`text_to_codes`.
+        """
+        if prefix is not None and self.decoder is not None:
+            return self.decoder.latents(prefix, codes)
         lengths = [torch.tensor([t.shape[1]], device=self.device) for t in (text_ids, codes)]
         with self._gpt_autocast():
             conditioning = self.gpt.conditioning(speaker.latents, emotion)
@@ -191,11 +264,17 @@ class Stages:
     ) -> Tensor:
         """Mel (1, 80, N) of codes (1, n) in the speaker's voice; N = trunc(1.72 n) times the duration factor."""
         frames = target_frames(codes.shape[1], duration_factor)
-        content = self.s2mel.gpt_layer(latents) + self.semantic_codec.vq2emb(codes).transpose(1, 2)
+        # Sampling does not rule out the start code, which the codebook lacks; a trained model does not choose it, random weights do.
+        codes = codes.clamp(max=self.config.semantic_codec.codebook_size - 1)
+        if self.content is not None:
+            content = self.content(codes, latents)
+        else:
+            content = self.s2mel.gpt_layer(latents) + self.semantic_codec.vq2emb(codes).transpose(1, 2)
         condition = self.s2mel.length_regulator(content, torch.tensor([frames], device=self.device))
         mu = torch.cat([speaker.condition, condition], dim=1)
         noise = torch.randn(1, speaker.mel.shape[1], mu.shape[1], device=self.device, generator=generator)
-        mel = self.s2mel.cfm.solve(mu, speaker.mel, speaker.style, steps=steps, guidance=guidance, noise=noise, on_step=on_step)
+        solve = self.s2mel.cfm.solve if self.solver is None or self.compiled else self.solver.solve
+        mel = solve(mu, speaker.mel, speaker.style, steps=steps, guidance=guidance, noise=noise, on_step=on_step)
         return mel[:, :, speaker.mel.shape[-1] :]
 
     def mel_to_wave(self, mel: Tensor) -> Tensor:
@@ -203,6 +282,13 @@ class Stages:
         return (self.graphs or self.vocoder)(mel).squeeze(1)
 
     # ------------------------------------------------------------------------------------------------------------- inside
+
+    @property
+    def _captures(self) -> bool:
+        return self._accel_graphs and self.device.type == "cuda"
+
+    def _new_decoder(self) -> StaticDecoder:
+        return StaticDecoder(self.gpt, self.device, self.dtype, use_graphs=self._captures, warmup_steps=self._warmup_steps)
 
     def _emotion_of(self, features: Tensor) -> EmotionPrompt:
         with self._gpt_autocast():

@@ -1,0 +1,189 @@
+"""Stage 5: S2Mel. Flow matching of the mel, given codes, another utterance of the speaker as prompt, and its style vector.
+
+Every row is laid out as in inference: the prompt's condition and the target's, each stretched by itself; zeros where the prompt's frames
+are in the state; all of prompt, style and conditions dropped together for guidance. Optimal-transport path (arXiv 2210.02747).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from indextts.models.gpt import UnifiedVoice
+from indextts.models.length_regulator import target_frames
+from indextts.models.s2mel import S2Mel
+from indextts.training.codec import load_codec
+from indextts.training.coding import CodedCorpus
+from indextts.training.corpus import SAMPLE_RATE
+from indextts.training.features import mel_of
+from indextts.training.language_model import TextIds, load_gpt_part
+from indextts.training.loop import StageSettings, Trainer, autocast
+from indextts.training.sizes import SIZES
+from indextts.training.speed import compile_blocks
+
+logger = logging.getLogger(__name__)
+
+_BATCH_FRAMES = 22_000
+_DROP = 0.15  # share of rows without conditions
+_HOP = 256
+_MEL_RATE = SAMPLE_RATE / _HOP
+_PROMPTS, _TARGETS = (60, 100, 150, 200), (60, 100, 150, 220)  # semantic tokens
+_LATENT_RATE = 2e-4  # least learning rate while the projection learns
+_LATENT_TOKENS = 12_000  # of a batch with GPT latents
+
+
+def train_s2mel(corpus: CodedCorpus, settings: StageSettings, latents_from: Path | None = None) -> None:
+    """Train for the time given and write the part.
+
+    At first codes alone decide: the projection of the GPT's latents is zero. As soon as there is a file ``latents_from``, the sign that the
+    language model is finished, its latents are added and the projection learns too.
+    """
+    torch.manual_seed(settings.seed)
+    config = SIZES[settings.size]().config
+    codec = load_codec(settings)
+    s2mel = S2Mel(config.s2mel, config.gpt_latent_dim)
+    for parameter in s2mel.gpt_layer[-1].parameters():
+        nn.init.zeros_(parameter)
+    trainer = Trainer("s2mel", {"s2mel": s2mel}, settings, peak=1e-3, betas=(0.9, 0.98))
+    if not trainer.resumed:
+        _start_at_mean_mel(s2mel, corpus)
+    compile_blocks([*s2mel.cfm.estimator.transformer.layers, s2mel.cfm.estimator.wavenet], settings.device)
+    gpt: UnifiedVoice | None = None
+    texts = TextIds()
+    while trainer.running:
+        corpus.refresh(2)
+        if gpt is None and latents_from is not None and latents_from.exists():
+            gpt = load_gpt_part(settings)[0]
+            trainer.least = _LATENT_RATE
+            logger.info("s2mel: GPT latents from step %d on", trainer.steps)
+        draw = _whole_utterances if gpt is not None else _pieces
+        ids, prompts, offsets, prompt_offsets, n, p = draw(corpus, settings.batch)
+        frames, prompt_frames = target_frames(n), round(p * _MEL_RATE / 50)
+        mel = _mels(corpus, ids, offsets, frames)
+        prompt_mel = _mels(corpus, prompts, prompt_offsets, prompt_frames)
+        style = corpus.style_vectors(prompts)
+        with torch.no_grad():
+            content = codec.vq2emb(corpus.codes(ids, offsets, n)).transpose(1, 2)
+            prompt_content = codec.vq2emb(corpus.codes(prompts, prompt_offsets, p)).transpose(1, 2)
+            known = _gpt_latents(gpt, corpus, texts, ids, prompts, n) if gpt is not None else None
+        with trainer.autocast():
+            if known is not None:
+                content = content + s2mel.gpt_layer(known)
+            loss = flow_loss(s2mel, content, prompt_content, mel, prompt_mel, style)
+        trainer.step(loss)
+        trainer.save_if_due()
+    trainer.save()
+
+
+def warm_up(settings: StageSettings) -> None:
+    """A few steps on random numbers, as :func:`indextts.training.language_model.warm_up`."""
+    config = SIZES[settings.size]().config
+    s2mel = S2Mel(config.s2mel, config.gpt_latent_dim).to(settings.device)
+    compile_blocks([*s2mel.cfm.estimator.transformer.layers, s2mel.cfm.estimator.wavenet], settings.device)
+    for n, p in ((60, 100), (150, 61), (220, 200)):
+        rows = max(2, int(_BATCH_FRAMES * settings.batch / (1.72 * (n + p))))
+        content, prompt = (torch.randn(rows, count, config.s2mel.length_regulator.in_channels, device=settings.device) for count in (n, p))
+        mel, prompt_mel = (torch.randn(rows, config.s2mel.DiT.in_channels, int(1.72 * count), device=settings.device) for count in (n, p))
+        style = torch.randn(rows, config.s2mel.style_encoder.dim, device=settings.device)
+        with autocast(settings):
+            loss = flow_loss(s2mel, content, prompt, mel, prompt_mel, style)
+        loss.backward()
+
+
+def flow_loss(s2mel: S2Mel, content: Tensor, prompt_content: Tensor, mel: Tensor, prompt_mel: Tensor, style: Tensor) -> Tensor:
+    """Mean squared error of the velocity on the target's frames; all rows have the same lengths.
+
+    ``content`` (B, n, in_channels) and ``mel`` (B, 80, G) of the targets; ``prompt_content``, ``prompt_mel`` (B, 80, P) and ``style``
+    (B, style) of the prompts.
+    """
+    rows, _, frames = mel.shape
+    prompt_frames = prompt_mel.shape[-1]
+    device = mel.device
+    lengths = [torch.full((rows,), count, device=device) for count in (prompt_frames, frames)]
+    mu = torch.cat([s2mel.length_regulator(prompt_content, lengths[0]), s2mel.length_regulator(content, lengths[1])], dim=1)
+    kept = (torch.rand(rows, device=device) >= _DROP).float()
+    # Uniform in each row's own slice of [0, 1]: the batch covers all times.
+    t = (torch.arange(rows, device=device) + torch.rand(rows, device=device)) / rows
+    t = t[torch.randperm(rows, device=device)]
+    noise = torch.randn_like(mel)
+    state = torch.cat([torch.zeros_like(prompt_mel), (1 - t)[:, None, None] * noise + t[:, None, None] * mel], dim=-1)
+    prompt = torch.cat([prompt_mel, torch.zeros_like(mel)], dim=-1) * kept[:, None, None]
+    velocity = s2mel.cfm.estimator(state, prompt, t, style * kept[:, None], mu * kept[:, None, None])
+    return (velocity[..., prompt_frames:].float() - (mel - noise)).square().mean()
+
+
+_Draw = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]
+
+
+def _pieces(corpus: CodedCorpus, batch: float) -> _Draw:
+    """Targets, prompts, their offsets, and how many tokens of each: pieces of equal length."""
+    n = int(corpus.rng.choice(_TARGETS))
+    p = int(corpus.rng.choice(_PROMPTS))
+    rows = max(2, int(_BATCH_FRAMES * batch / (1.72 * (n + p))))
+    ids = corpus.draw(rows, n + 1)
+    n = min(n, int(corpus.tokens[ids].min()) - 1)
+    prompts = corpus.companions(ids, same_style=False)
+    p = _common_length(corpus, prompts, p)
+    return ids, prompts, corpus.offsets(ids, n), corpus.offsets(prompts, p), n, p
+
+
+def _whole_utterances(corpus: CodedCorpus, batch: float) -> _Draw:
+    """Targets from their beginning on, for latents need all that comes before; of nearly equal length."""
+    n = int(corpus.rng.choice(_TARGETS))
+    p = int(corpus.rng.choice(_PROMPTS))
+    rows = max(2, int(_LATENT_TOKENS * batch / (n + p)))
+    among = (corpus.tokens >= n) & (corpus.tokens < 1.4 * n + 8)
+    ids = corpus.draw(rows, n, among if among.any() else None)
+    n = min(n, int(corpus.tokens[ids].min()) - 1)
+    prompts = corpus.companions(ids, same_style=True)
+    p = _common_length(corpus, prompts, p)
+    return ids, prompts, np.zeros_like(ids), corpus.offsets(prompts, p), n, p
+
+
+def _common_length(corpus: CodedCorpus, prompts: npt.NDArray[np.int64], wanted: int) -> int:
+    """``wanted``, or what nine of ten prompts have; the few shorter ones are followed by silence."""
+    return max(20, min(wanted, int(np.quantile(corpus.tokens[prompts], 0.1)) - 1))
+
+
+def _mels(corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int) -> Tensor:
+    return mel_of(corpus.waves(ids, offsets, frames * _HOP))
+
+
+@torch.no_grad()
+def _gpt_latents(
+    gpt: UnifiedVoice, corpus: CodedCorpus, texts: TextIds, ids: npt.NDArray[np.int64], prompts: npt.NDArray[np.int64], n: int
+) -> Tensor:
+    """Latents (B, n, D) of the targets' first n codes, conditioned on the prompts, each row as it is alone."""
+    rows = texts.rows(corpus.texts)
+    longest = int(corpus.tokens[prompts].max())
+    lengths = torch.from_numpy(corpus.tokens[prompts]).to(corpus.device)
+    features = corpus.features(prompts, np.zeros_like(prompts), longest)
+    conditioning = gpt.conditioning(
+        gpt.speaker_latents(features, lengths, isolate_padding=True), gpt.emotion_vector(features, lengths, isolate_padding=True)
+    )
+    codes = corpus.codes(ids, np.zeros_like(ids), n)
+    latents: list[Tensor] = [torch.empty(0)] * len(ids)
+    # Text padding would change a row's latents, so rows with texts of one length go together.
+    by_length: dict[int, list[int]] = {}
+    for row, i in enumerate(ids):
+        by_length.setdefault(len(rows[i]), []).append(row)
+    for members in by_length.values():
+        text = torch.tensor([rows[ids[row]] for row in members], device=corpus.device)
+        for row, latent in zip(members, gpt.latents(conditioning[members], text, None, codes[members], None), strict=True):
+            latents[row] = latent
+    return torch.stack(latents).float()
+
+
+@torch.no_grad()
+def _start_at_mean_mel(s2mel: S2Mel, corpus: CodedCorpus) -> None:
+    """The last layer starts from the mean mel, so that training need not travel there."""
+    ids = corpus.draw(32, 60)
+    mel = _mels(corpus, ids, corpus.offsets(ids, 60), 100)
+    bias = s2mel.cfm.estimator.conv2.bias
+    assert bias is not None
+    bias.copy_(mel.mean((0, 2)).to(bias.device))

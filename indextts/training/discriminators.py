@@ -1,0 +1,91 @@
+"""Judges of the vocoder's training: waveforms folded by periods (HiFi-GAN, arXiv 2010.05646), and spectrograms (UnivNet, 2106.07889)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+_PERIODS = (2, 3, 5, 7, 11)
+_RESOLUTIONS = ((1024, 256), (2048, 512), (512, 128))  # window, hop
+_SLOPE = 0.1
+
+Judgement = tuple[Tensor, list[Tensor]]  # score map, features of every layer
+
+
+class Discriminators(nn.Module):
+    """All judges; ``width`` is the first layer's channels (32 in the papers)."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.judges = nn.ModuleList([PeriodJudge(p, width) for p in _PERIODS] + [SpectrumJudge(*r, width) for r in _RESOLUTIONS])
+
+    def forward(self, wave: Tensor) -> list[Judgement]:
+        """Waves (B, n) to one judgement a judge."""
+        return [judge(wave) for judge in self.judges]
+
+
+class PeriodJudge(nn.Module):
+    """Convolutions along time over a waveform folded into columns of one period."""
+
+    def __init__(self, period: int, width: int) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, width, 2 * width, 4 * width, 8 * width]
+        self.layers = nn.ModuleList(weight_norm(nn.Conv2d(a, b, (5, 1), (3, 1), (2, 0))) for a, b in pairwise(widths))
+        self.score = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, wave: Tensor) -> Judgement:
+        """(B, n) to scores and features."""
+        wave = F.pad(wave[:, None], (0, -wave.shape[-1] % self.period), mode="reflect")
+        return _run(self.layers, self.score, wave.unflatten(-1, (-1, self.period)))
+
+
+class SpectrumJudge(nn.Module):
+    """Convolutions over a magnitude spectrogram of one resolution."""
+
+    def __init__(self, window: int, hop: int, width: int) -> None:
+        super().__init__()
+        self.window, self.hop = window, hop
+        shapes = [(1, (3, 9), (1, 1)), (width, (3, 9), (1, 2)), (width, (3, 9), (1, 2)), (width, (3, 9), (1, 2)), (width, (3, 3), (1, 1))]
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, width, kernel, stride, (kernel[0] // 2, kernel[1] // 2))) for a, kernel, stride in shapes
+        )
+        self.score = weight_norm(nn.Conv2d(width, 1, 3, padding=1))
+
+    def forward(self, wave: Tensor) -> Judgement:
+        """(B, n) to scores and features."""
+        window = torch.hann_window(self.window, device=wave.device)
+        with torch.autocast(wave.device.type, enabled=False):
+            spectrum = torch.stft(wave.float(), self.window, self.hop, window=window, return_complex=True)
+            magnitude = torch.view_as_real(spectrum).square().sum(-1).add(1e-7).sqrt()
+        return _run(self.layers, self.score, magnitude.transpose(1, 2)[:, None])
+
+
+def _run(layers: nn.ModuleList, score: nn.Module, x: Tensor) -> Judgement:
+    features = []
+    for layer in layers:
+        x = F.leaky_relu(layer(x), _SLOPE)
+        features.append(x)
+    return score(x), features
+
+
+def judge_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+    """Least-squares loss of the judges."""
+    return torch.stack(
+        [(1 - r).float().square().mean() + f.float().square().mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
+    ).sum()
+
+
+def fooling_loss(fake: list[Judgement]) -> Tensor:
+    """Least-squares loss of who wants to be taken for real."""
+    return torch.stack([(1 - f).float().square().mean() for f, _ in fake]).sum()
+
+
+def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+    """Mean absolute difference of the judges' features."""
+    pairs = [(a, b) for (_, r), (_, f) in zip(real, fake, strict=True) for a, b in zip(r, f, strict=True)]
+    return torch.stack([(a.detach().float() - b.float()).abs().mean() for a, b in pairs]).sum()

@@ -1,0 +1,102 @@
+"""Parts to a release folder: the layout of IndexTTS-2's files, in 16 bits, as safetensors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from indextts.config import config_to_dict
+from indextts.release.layout import AUXILIARIES, BIGVGAN_GENERATOR, CONFIG_NAME
+from indextts.release.random_release import published_config
+from indextts.release.sizes import SystemSizes
+from indextts.training.letters import letter_tokenizer
+from indextts.training.make_data import SAMPLE_RATE
+from indextts.training.parts import load_part, stored_form, under
+from indextts.training.sizes import SIZES
+from indextts.training.synthesisers import Flite, RHVoice
+
+logger = logging.getLogger(__name__)
+
+_NEVER = -1e4  # a logit
+# What the reference clips say; each lasts about three seconds, for the prompt is solved along with every sentence.
+_CLIP_TEXT = "This is how I sound when I read a sentence aloud."
+
+
+def export_release(parts: Path, folder: Path, size: str = "small") -> Path:
+    """Write the release ``folder`` from the trained ``parts``; returns it. ``FileNotFoundError`` names a part that is missing."""
+    sizes = SIZES[size]()
+    config = sizes.config
+    places = {aux.key: folder / aux.place for aux in AUXILIARIES}
+    encoder = under(load_part(parts, "encoder")[0], "encoder")
+    gpt = load_part(parts, "gpt")[0]
+    # The start code is fed, never meant: a young model must not draw it, for the codec has no such entry.
+    gpt["gpt.mel_head.bias"][config.gpt.start_mel_token] = _NEVER
+    files: dict[Path, dict[str, Tensor]] = {
+        folder / config.w2v_stat: {key: encoder.pop(key) for key in ("mean", "var")},
+        places["w2v_bert"] / "model.safetensors": encoder,
+        places["semantic_codec"]: under(load_part(parts, "codec")[0], "codec"),
+        places["campplus"]: under(load_part(parts, "speaker")[0], "campplus"),
+        folder / config.gpt_checkpoint: under(gpt, "gpt"),
+        folder / config.s2mel_checkpoint: under(load_part(parts, "s2mel")[0], "s2mel"),
+        places["bigvgan"] / BIGVGAN_GENERATOR: under(load_part(parts, "vocoder")[0], "vocoder"),
+        folder / config.emo_matrix: {"emotion": gpt["matrix.emotion"]},
+        folder / config.spk_matrix: {"speaker": gpt["matrix.speaker"]},
+    }
+    for path, state in files.items():
+        _save(state, path)
+    (folder / config.dataset.bpe_model).write_bytes(letter_tokenizer())
+    _save_json(sizes.w2v_bert_config(), places["w2v_bert"] / "config.json")
+    _save_json(config_to_dict(sizes.bigvgan), places["bigvgan"] / "config.json")
+    (folder / CONFIG_NAME).write_text(_config_text(sizes), encoding="utf-8")
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    logger.info("%s: %.1f MB", folder, total / 1e6)
+    return folder
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = path.with_suffix(".safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: stored_form(f".{key}", value) for key, value in state.items()}, path, metadata={"format": "pt"})
+
+
+def _save_json(value: object, path: Path) -> None:
+    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
+
+
+def _config_text(sizes: SystemSizes) -> str:
+    return yaml.safe_dump(published_config(sizes.config), sort_keys=False, allow_unicode=True)
+
+
+def make_clips(folder: Path, synth: Path) -> list[Path]:
+    """Reference clips ``folder/voices/NAME.wav`` of the recorded voices in the bundle ``synth``, 22 050 Hz; the default comes first."""
+    import wave
+
+    from torchaudio.functional import resample
+
+    voices = folder / "voices"
+    shutil.rmtree(voices, ignore_errors=True)
+    voices.mkdir(parents=True)
+    flite = Flite(synth)
+    speeches = {f"flite-{voice}": flite.speak(_CLIP_TEXT, voice) for voice in flite.voices() if voice != "kal16"}
+    if (synth / "RHVoice").is_dir():
+        rhvoice = RHVoice(synth)
+        speeches |= {f"rhvoice-{voice}": rhvoice.speak(_CLIP_TEXT, voice) for voice in rhvoice.voices()}
+    paths = []
+    for name, speech in speeches.items():
+        samples = resample(torch.from_numpy(speech.samples.astype(np.float32)), speech.rate, SAMPLE_RATE)
+        samples = samples * (0.07 * 32768 / samples.square().mean().sqrt().clamp(min=1.0))
+        path = voices / f"{name}.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", "not compressed"))
+            file.writeframes(samples.clamp(-32767, 32767).to(torch.int16).numpy().tobytes())
+        paths.append(path)
+    return paths

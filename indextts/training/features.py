@@ -1,0 +1,92 @@
+"""Batched front-ends on the training device: 16 kHz resampling, semantic input features, filterbanks, pitch."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from indextts.config import SpectConfig
+from indextts.models.filterbank import log_mel_energies
+from indextts.models.mel import mel_spectrogram
+from indextts.models.semantic_encoder import PADDING_VALUE, SAMPLE_SCALE, STACK
+from indextts.training.corpus import SAMPLE_RATE, TOKEN_SAMPLES
+
+PITCH_BINS = 12  # 0: unvoiced; the others span an octave and a half around the piece's median
+_LOWEST_HZ, _HIGHEST_HZ = 65.0, 420.0
+
+
+@functools.lru_cache(maxsize=4)
+def _resampler(device: torch.device) -> nn.Module:
+    from torchaudio.transforms import Resample
+
+    return Resample(SAMPLE_RATE, 16000).to(device)
+
+
+def to_16k(waves: Tensor) -> Tensor:
+    """(B, n) at 22 050 Hz to (B, ceil(320 n / 441)) at 16 kHz, as the pipeline does for the speaker's clip."""
+    out: Tensor = _resampler(waves.device)(waves)
+    return out
+
+
+def piece_samples(tokens: int) -> int:
+    """Samples at 22 050 Hz of a piece that gives exactly ``tokens`` semantic tokens, all of them real."""
+    return TOKEN_SAMPLES * (tokens + 1)
+
+
+def semantic_inputs(waves_16k: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Encoder input (B, T, 160) and mask (B, T) of waves (B, n); ``lengths`` (B,) are the real samples (None: all).
+
+    Each row comes out as ``semantic_features_frontend`` gives it alone, up to float32 rounding.
+    """
+    log_mel = log_mel_energies(waves_16k, dtype=torch.float32, scale=SAMPLE_SCALE)
+    batch, frames, bands = log_mel.shape
+    if lengths is None:
+        lengths = torch.full((batch,), waves_16k.shape[1], device=waves_16k.device)
+    valid = 1 + (lengths - 400).div(160, rounding_mode="floor")
+    real = (torch.arange(frames, device=log_mel.device) < valid[:, None])[..., None]
+    mean = (log_mel * real).sum(1, keepdim=True) / valid[:, None, None]
+    centred = (log_mel - mean) * real
+    variance = centred.square().sum(1, keepdim=True) / (valid[:, None, None] - 1).clamp(min=1)
+    normed = torch.where(real, centred / (variance + 1e-7).sqrt(), PADDING_VALUE)
+    normed = F.pad(normed, (0, 0, 0, -frames % STACK), value=PADDING_VALUE)
+    mask = F.pad(real[..., 0], (0, -frames % STACK))[:, STACK - 1 :: STACK]
+    return normed.reshape(batch, -1, STACK * bands), mask.long()
+
+
+def style_inputs(waves_16k: Tensor) -> Tensor:
+    """Speaker encoder input (B, F, 80) of waves (B, n) that are real throughout."""
+    fbank = log_mel_energies(waves_16k, dtype=torch.float32)
+    return fbank - fbank.mean(dim=1, keepdim=True)
+
+
+def mel_of(waves: Tensor) -> Tensor:
+    """Log-mel (B, 80, n // 256) of waves (B, n) at 22 050 Hz."""
+    return mel_spectrogram(waves, SpectConfig(), SAMPLE_RATE)
+
+
+@torch.no_grad()
+def pitch_bins(waves_16k: Tensor, tokens: int) -> Tensor:
+    """Pitch class (B, tokens) int64 per semantic token: 0 unvoiced, else relative to the piece's median, in steps of 1.6 semitones.
+
+    Autocorrelation of 40 ms windows; good enough for clean synthetic voices.
+    """
+    window, hop = 640, 320
+    padded = F.pad(waves_16k, (window // 2 - 280, window))  # a token's centre is 17.5 ms after its start
+    frames = padded.unfold(1, window, hop)[:, :tokens]
+    frames = (frames - frames.mean(-1, keepdim=True)) * torch.hann_window(window, device=waves_16k.device)
+    spectrum = torch.fft.rfft(frames, n=2 * window)
+    correlation = torch.fft.irfft(spectrum.abs().square())[..., :window]
+    shape = torch.fft.irfft(torch.fft.rfft(torch.hann_window(window, device=waves_16k.device), n=2 * window).abs().square())[:window]
+    correlation = correlation / (correlation[..., :1] + 1e-6) / (shape / shape[0]).clamp(min=0.05)
+    low, high = int(16000 / _HIGHEST_HZ), int(16000 / _LOWEST_HZ)
+    strength, lag = correlation[..., low:high].max(-1)
+    energy = frames.square().mean(-1)
+    voiced = (strength > 0.5) & (energy > 0.003 * energy.amax(1, keepdim=True))
+    semitones = 12 * torch.log2(16000 / (lag + low).float())
+    median = torch.nanmedian(semitones.masked_fill(~voiced, torch.nan), dim=1, keepdim=True).values
+    relative = torch.nan_to_num(semitones - median)
+    half = (PITCH_BINS - 1) // 2
+    return torch.where(voiced, (relative / 1.6).round().clamp(-half, half).long() + half + 1, 0)

@@ -1,0 +1,217 @@
+"""The training loop that all stages share: a clock instead of a step count, mixed precision, averaged weights, curves, parts."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import csv
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from indextts.training.parts import load_part, part_path, restore, save_part, state_of
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What a stage is told from outside.
+
+    ``seconds``: how long this run may take from now on. ``plan_s``: how long the stage is planned to run in all its runs together; the
+    learning rate falls over that time, and resumed runs go on where the part says they stopped.
+    """
+
+    parts: Path
+    logs: Path
+    device: torch.device
+    seconds: float
+    plan_s: float
+    precision: str = "fp32"
+    size: str = "small"
+    batch: float = 1.0  # factor on every batch size
+    seed: int = 0
+    save_every_s: float = 60.0
+    warmup_steps: int = 150
+
+
+class Trainer:
+    """Optimises ``modules`` (by the names that their part uses) until the clock runs out."""
+
+    def __init__(
+        self,
+        name: str,
+        modules: Mapping[str, nn.Module],
+        settings: StageSettings,
+        *,
+        peak: float,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        average: float = 0.998,
+    ) -> None:
+        self.name, self.settings = name, settings
+        self.modules = {key: module.to(settings.device) for key, module in modules.items()}
+        self.facts: dict[str, Any] = {"steps": 0, "seconds": 0.0}
+        self.resumed = part_path(settings.parts, name).is_file()
+        if self.resumed:
+            tensors, facts = load_part(settings.parts, name)
+            known = {key: value for key, value in tensors.items() if key.split(".", 1)[0] in self.modules}
+            kept = {key.split(".", 1)[0] for key in known}
+            restore({key: module for key, module in self.modules.items() if key in kept}, known)
+            self.facts.update(facts)
+            logger.info("%s: resumed after %d steps, %.0f s", name, self.facts["steps"], self.facts["seconds"])
+        for module in self.modules.values():
+            module.requires_grad_(True)
+        self.averaged = {key: copy.deepcopy(module).requires_grad_(False).eval() for key, module in self.modules.items()}
+        self.parameters = [p for module in self.modules.values() for p in module.parameters()]
+        matrices = [p for p in self.parameters if p.dim() > 1]
+        others = [p for p in self.parameters if p.dim() <= 1]
+        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self._make_optimiser = lambda: torch.optim.AdamW(groups, lr=peak, betas=betas, fused=settings.device.type == "cuda")
+        self.optimiser = self._make_optimiser()
+        self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16" and settings.device.type == "cuda")
+        self.peak, self.clip, self.average = peak, clip, average
+        self.least = 0.04 * peak  # the learning rate never falls below it
+        self.began = self._saved = self._logged = time.monotonic()
+        self.steps = 0
+        self._sums: dict[str, Tensor] = {}
+        self._pairs: list[tuple[Tensor, Tensor]] = []  # averaged tensor, trained tensor
+        self._good = self._snapshot()
+        self._before = float(self.facts["seconds"])
+
+    # ------------------------------------------------------------------------------------------------------------- clock
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this run."""
+        return time.monotonic() - self.began
+
+    @property
+    def progress(self) -> float:
+        """Share of the planned training time that has passed, earlier runs included; at most 1."""
+        return min(1.0, (self._before + self.elapsed) / max(self.settings.plan_s, 1e-9))
+
+    @property
+    def running(self) -> bool:
+        """False when the time is over."""
+        return self.elapsed < self.settings.seconds
+
+    def start_clock(self) -> None:
+        """Begin to count time now, after waiting for data."""
+        self.began = self._saved = self._logged = time.monotonic()
+
+    # -------------------------------------------------------------------------------------------------------------- step
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Mixed precision as the settings ask; float32 on the CPU."""
+        return autocast(self.settings)
+
+    def step(self, loss: Tensor, **values: Tensor) -> None:
+        """One update from ``loss``; ``values`` are logged beside it."""
+        self._set_rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self._average()
+        self.steps += 1
+        for key, value in {"loss": loss, **values}.items():
+            self._sums[key] = self._sums.get(key, 0) + value.detach().float()
+        if self.steps % (_LOG_EVERY if self.settings.device.type == "cuda" else 5) == 0:
+            self._log()
+
+    def _set_rate(self) -> None:
+        warm = min(1.0, (self.steps + 1) / self.settings.warmup_steps)
+        falling = max(0.0, self.progress - 0.25) / 0.75
+        rate = warm * max(self.least, self.peak * 0.5 * (1 + math.cos(math.pi * falling)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        keep = min(self.average, (1 + self.steps) / (10 + self.steps)) if not self.resumed else self.average
+        if not self._pairs:
+            means, values = state_of(self.averaged), state_of(self.modules)
+            self._pairs = [(means[key], values[key]) for key in values if values[key].is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in self._pairs], [value for _, value in self._pairs], 1 - keep)
+
+    # --------------------------------------------------------------------------------------------------- curves and parts
+
+    def _log(self) -> None:
+        count = _LOG_EVERY if self.settings.device.type == "cuda" else 5
+        means = {key: float(value) / count for key, value in self._sums.items()}
+        self._sums = {}
+        now = time.monotonic()
+        row = {
+            "steps": self.facts["steps"] + self.steps,
+            "seconds": round(self._before + self.elapsed, 1),
+            "rate": f"{self.optimiser.param_groups[0]['lr']:.2e}",
+            "ms_per_step": round(1000 * (now - self._logged) / count, 1),
+            **{key: round(value, 4) for key, value in means.items()},
+        }
+        self._logged = now
+        self.settings.logs.mkdir(parents=True, exist_ok=True)
+        path = self.settings.logs / f"{self.name}.csv"
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+        logger.info("%s: %s", self.name, ", ".join(f"{key} {value}" for key, value in row.items()))
+        if math.isfinite(means["loss"]):
+            if self.steps % (10 * count) == 0:
+                self._good = self._snapshot()
+        else:
+            self._recover()
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {key: value.clone() for key, value in state_of(self.averaged).items()}
+
+    def _recover(self) -> None:
+        """Back to the last good weights with a lower rate: one bad batch must not cost the run."""
+        logger.warning("%s: the loss is not finite; going back to the last good weights", self.name)
+        restore(self.modules, self._good)
+        restore(self.averaged, self._good)
+        self.peak, self.least = 0.6 * self.peak, 0.6 * self.least
+        self.optimiser = self._make_optimiser()
+
+    def save(self, extra: Mapping[str, Tensor] | None = None) -> None:
+        """Write the averaged weights as the stage's part."""
+        self._saved = time.monotonic()
+        facts = {"size": self.settings.size, "steps": self.facts["steps"] + self.steps, "seconds": self._before + self.elapsed}
+        save_part(self.settings.parts, self.name, {**state_of(self.averaged), **(extra or {})}, **facts)
+
+    def save_if_due(self, extra: Callable[[], Mapping[str, Tensor]] | None = None) -> bool:
+        """Save when ``save_every_s`` have passed since the last time; True if it did."""
+        if time.monotonic() - self._saved < self.settings.save_every_s:
+            return False
+        self.save(extra() if extra else None)
+        return True
+
+
+def autocast(settings: StageSettings) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision as the settings ask; float32 on the CPU."""
+    dtype = PRECISIONS[settings.precision] if settings.device.type == "cuda" else None
+    return torch.autocast(settings.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def wait_for(path: Path, what: str, timeout_s: float) -> None:
+    """Wait until ``path`` exists; ``RuntimeError`` after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {timeout_s:.0f} s in vain for {what} ({path})")
+        time.sleep(0.2)

@@ -1,0 +1,289 @@
+"""The whole training in one command with a time limit: every stage is a process, and each starts when what it needs is there.
+
+Data are made on all cores from the first to the middle of the run. Speaker encoder and vocoder need nothing but speech and start at once;
+encoder, codec, coding follow one another; then language model, flow matching and vocoder share the accelerator to the end. Parts are copied
+to the output folder as they are saved, so a run that is killed loses a minute. A second run with the same output folder (or ``--resume``)
+keeps the front half as it is, since codes must not change their meaning, and goes on with the rest on fresh text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from indextts.training.bundle import unpack_bundle
+from indextts.training.make_data import STOP_FILE
+from indextts.training.parts import NAMES, part_path
+
+logger = logging.getLogger(__name__)
+
+# Shares of the time limit (a fresh run): what the front half may take, measured from when its input is there.
+_SHARES = {"encoder": 0.16, "codec": 0.11, "speaker": 0.20}
+_DATA_SHARE = 0.45
+_ENDING_S = 24.0  # samples, last copy
+_PLANS = {"gpt": 900.0, "s2mel": 900.0, "vocoder": 1080.0}  # seconds of training planned over two runs of ten minutes
+_PRECISION = {"encoder": "bf16", "codec": "bf16", "speaker": "bf16", "gpt": "bf16", "s2mel": "bf16", "vocoder": "fp16"}
+_STATUS_EVERY_S, _COPY_EVERY_S = 20.0, 40.0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of ``all``."""
+    parser.add_argument(
+        "--out", type=Path, required=True, help="where the parts and logs.zip go, and where an earlier run's parts are found"
+    )
+    parser.add_argument("--resume", type=Path, help="folder of an earlier run's parts, if not --out")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/indextts-training"), help="scratch folder on a fast disk")
+    parser.add_argument("--synth", type=Path, required=True, help="bundle of synthesisers (archive or folder)")
+    parser.add_argument("--corpus", type=Path, help="sentences, from the sub-command text")
+    parser.add_argument("--minutes", type=float, default=9.5, help="time limit of everything")
+    parser.add_argument("--hours", type=float, default=70.0, help="most speech to make")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 4), help="processes that make speech")
+    parser.add_argument("--size", default="small")
+    parser.add_argument("--seed", type=int, default=1, help="give every run another one: other sentences are spoken")
+    parser.add_argument("--plan", default="", help="planned training seconds, such as gpt=900,s2mel=900,vocoder=1080")
+    parser.add_argument("--batch", type=float, default=1.0)
+    parser.add_argument("--device")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="for all stages (default: each one's own)")
+    parser.add_argument(
+        "--latents-seconds",
+        type=float,
+        default=0.0,
+        help="end the language model so long before the end, and go on with its latents in flow matching",
+    )
+    parser.add_argument("--shard-seconds", type=float, default=480.0)
+
+
+@dataclass
+class Job:
+    """One stage's process; it waits by itself for the parts and data that it needs."""
+
+    name: str
+    arguments: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    status: int | None = None
+    tries: int = 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run all stages; always ends within the time limit with the parts and ``logs.zip`` in ``--out``."""
+    Conductor(options).run()
+
+
+class Conductor:
+    """Starts, watches, restarts and ends the stages' processes."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.began = time.monotonic()
+        self.limit = 60.0 * options.minutes
+        self.work: Path = options.work
+        self.parts, self.logs, self.shards = self.work / "parts", self.work / "logs", self.work / "shards"
+        self._gpt_done = self.work / "gpt-done"
+        self._gpt_done.unlink(missing_ok=True)
+        for folder in (self.parts, self.logs, self.shards, self.work / "coded"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in (self.parts, self.logs, self.shards, options.out):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._take_over()
+        self.jobs = self._plan()
+        self._copied = self._told = time.monotonic()
+        self._stopped = False
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.began
+
+    def _take_over(self) -> None:
+        """Parts and curves of an earlier run."""
+        source = self.options.resume or self.options.out
+        for name in NAMES:
+            if part_path(source, name).is_file():
+                shutil.copy(part_path(source, name), part_path(self.parts, name))
+                logger.info("found part %s", name)
+        if (source / "logs.zip").is_file():
+            with zipfile.ZipFile(source / "logs.zip") as archive:
+                archive.extractall(self.logs)
+
+    def _plan(self) -> list[Job]:
+        options, limit = self.options, self.limit
+        synth = options.synth if options.synth.is_dir() else unpack_bundle(options.synth, self.work / "synth")
+        plans = {**_PLANS, **{key: float(value) for key, value in (item.split("=") for item in options.plan.split(",") if item)}}
+        end = time.time() + limit - _ending(limit)
+        data = [
+            "data", "--shards", str(self.shards), "--synth", str(synth), "--workers", str(options.workers), "--hours", str(options.hours),
+            "--seconds", str(_DATA_SHARE * limit), "--shard-seconds", str(options.shard_seconds), "--seed", str(options.seed),
+            *(["--corpus", str(options.corpus)] if options.corpus else []),
+        ]  # fmt: skip
+        jobs = [Job("data", data)]
+        for name in ("encoder", "speaker", "codec"):
+            if not part_path(self.parts, name).is_file():
+                seconds = _SHARES[name] * limit
+                jobs.append(Job(name, self._stage(name, seconds, end, seconds)))
+        latents = options.latents_seconds
+        jobs.append(Job("code", self._stage("code", limit, end, limit)))
+        jobs.append(Job("gpt", self._stage("gpt", limit, end - latents, plans["gpt"])))
+        more = ["--latents-from", str(self._gpt_done)] if latents else []
+        jobs.append(Job("s2mel", [*self._stage("s2mel", limit, end, plans["s2mel"]), *more]))
+        jobs.append(Job("vocoder", self._stage("vocoder", limit, end, plans["vocoder"])))
+        return jobs
+
+    def _stage(self, name: str, seconds: float, end: float, plan: float) -> list[str]:
+        options = self.options
+        return [
+            name, "--parts", str(self.parts), "--shards", str(self.shards), "--coded", str(self.work / "coded"), "--logs", str(self.logs),
+            "--seconds", f"{seconds:.1f}", "--until", f"{end:.1f}", "--plan", f"{plan:.1f}", "--size", options.size,
+            "--batch", str(options.batch), "--seed", str(options.seed), "--precision", options.precision or _PRECISION.get(name, "fp32"),
+            "--save-every", str(min(60.0, self.limit / 8)), "--wait", f"{self.limit:.0f}",
+            *(["--device", options.device] if options.device else []),
+        ]  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------------------- run
+
+    def run(self) -> None:
+        """Until the limit, or until every job is done."""
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stopped", True))
+        try:
+            while not self._stopped and self.elapsed < self.limit - 0.6 * _ending(self.limit):
+                for job in self.jobs:
+                    self._tend(job)
+                self._copy_parts()
+                self._tell()
+                if all(job.status is not None for job in self.jobs if job.name != "data"):
+                    break
+                time.sleep(0.5)
+            self._render()
+        finally:
+            (self.shards / STOP_FILE).touch()
+            for job in self.jobs:
+                _end(job)
+            self._copy_parts(now=True)
+            self._pack_logs()
+            logger.info(
+                "finished after %.0f s; in %s: %s", self.elapsed, self.options.out, sorted(p.name for p in self.options.out.iterdir())
+            )
+
+    def _tend(self, job: Job) -> None:
+        if job.status is not None:
+            return
+        if job.process is None:
+            self._start(job)
+            return
+        status = job.process.poll()
+        if status is None:
+            return
+        logger.info("%s ended with status %d at %.0f s", job.name, status, self.elapsed)
+        if status != 0 and job.tries < 2 and self.elapsed < 0.8 * self.limit:
+            logger.warning("%s failed:\n%s", job.name, self._tail(job, 12))
+            self._start(job)
+            return
+        if status != 0:
+            logger.error("%s failed for good:\n%s", job.name, self._tail(job, 25))
+        job.status = status
+        if job.name == "data":
+            (self.shards / STOP_FILE).touch()  # the coding stage may end when it has seen all
+        elif job.name == "gpt" and status == 0:
+            self._gpt_done.touch()
+
+    def _start(self, job: Job) -> None:
+        job.tries += 1
+        environment = {
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "1",
+            "TORCHINDUCTOR_COMPILE_THREADS": "4",
+            "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        }
+        with (self.logs / f"{job.name}.log").open("ab") as log:
+            job.process = subprocess.Popen(
+                [sys.executable, "-m", "indextts.training", *job.arguments], stdout=log, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        logger.info("%s started at %.0f s", job.name, self.elapsed)
+
+    def _tail(self, job: Job, lines: int) -> str:
+        path = self.logs / f"{job.name}.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.is_file() else ""
+
+    def _render(self) -> None:
+        """Sample sentences, if all parts are there and time is left."""
+        left = self.limit - self.elapsed - 2.0
+        if all(part_path(self.parts, name).is_file() for name in NAMES[:-1]) and left > 3:
+            for job in self.jobs:
+                if job.status is None and job.process is not None and job.name not in ("data", "code"):
+                    _wait(job.process, 0.3 * left)
+            arguments = self._stage("samples", left, time.time() + left, left)
+            job = Job("samples", arguments)
+            self._start(job)
+            assert job.process is not None
+            _wait(job.process, self.limit - self.elapsed - 1.5)
+            self.jobs.append(job)
+
+    # ------------------------------------------------------------------------------------------------------ what comes back
+
+    def _copy_parts(self, now: bool = False) -> None:
+        if not now and time.monotonic() - self._copied < min(_COPY_EVERY_S, self.limit / 10):
+            return
+        self._copied = time.monotonic()
+        for name in NAMES:
+            source, target = part_path(self.parts, name), part_path(self.options.out, name)
+            if source.is_file() and (not target.is_file() or source.stat().st_mtime > target.stat().st_mtime):
+                passing = self.work / f"{name}.copy"
+                shutil.copy(source, passing)
+                shutil.move(passing, target)
+        self._pack_logs()
+
+    def _pack_logs(self) -> None:
+        passing = self.work / "logs.zip"
+        with zipfile.ZipFile(passing, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(self.logs.rglob("*")):
+                if path.is_file():
+                    archive.write(path, path.relative_to(self.logs))
+        shutil.move(passing, self.options.out / "logs.zip")
+
+    def _tell(self) -> None:
+        if time.monotonic() - self._told < _STATUS_EVERY_S:
+            return
+        self._told = time.monotonic()
+        shards = len(list(self.shards.glob("*.npz")))
+        coded = len(list((self.work / "coded").glob("*.npz")))
+        logger.info("%.0f s: %d shards, %d coded", self.elapsed, shards, coded)
+        for job in self.jobs:
+            if job.process is not None and job.status is None and job.name not in ("data", "code"):
+                line = self._tail(job, 1)
+                if line:
+                    logger.info("  %s", line[9:150])
+
+
+def _ending(limit: float) -> float:
+    """Seconds kept at the end of a run of ``limit`` seconds."""
+    return min(_ENDING_S, 0.2 * limit)
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(max(0.1, seconds))
+    except subprocess.TimeoutExpired:
+        logger.warning("process %d is late", process.pid)
+
+
+def _end(job: Job) -> None:
+    """End a process with its children."""
+    if job.process is None or job.process.poll() is not None:
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(job.process.pid, number)
+            job.process.wait(1.0)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+        return

@@ -1,0 +1,100 @@
+"""Stage 6: the vocoder. First spectra alone (mel and several resolutions), later also discriminators (BigVGAN, arXiv 2206.04658)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from indextts.models.bigvgan import BigVGAN
+from indextts.training.corpus import Corpus
+from indextts.training.discriminators import Discriminators, feature_loss, fooling_loss, judge_loss
+from indextts.training.features import mel_of
+from indextts.training.loop import StageSettings, Trainer, autocast
+from indextts.training.sizes import SIZES
+from indextts.training.speed import fuse_activations
+
+_BATCH = 40
+_FRAMES = 32  # of a piece
+_MEL_WEIGHT, _SPECTRUM_WEIGHT, _FEATURE_WEIGHT = 15.0, 1.0, 2.0
+_ALONE = 0.3  # share of the planned time before the discriminators come in
+_RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
+_HOP = 256
+_MARGIN = 3  # frames at each end that the reflection of the mel spoils
+
+
+def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
+    """Train for the time given and write the parts ``vocoder`` and, once they are in use, ``discriminator``."""
+    torch.manual_seed(settings.seed)
+    vocoder = BigVGAN(SIZES[settings.size]().bigvgan)
+    trainer = Trainer("vocoder", {"vocoder": vocoder}, settings, peak=1e-3, betas=(0.8, 0.97), weight_decay=0.0, average=0.997, clip=5.0)
+    judges = Discriminators(4 if settings.size == "miniature" else 12)
+    fuse_activations(vocoder, settings.device)
+    opponent = Trainer("discriminator", {"judges": judges}, settings, peak=5e-4, betas=(0.8, 0.97), weight_decay=0.0, clip=5.0)
+    while trainer.running:
+        corpus.refresh(1)
+        wave = pieces(corpus, max(2, int(_BATCH * settings.batch)))
+        mel = roughened(mel_of(wave))
+        with trainer.autocast():
+            made = vocoder.unclamped(mel)
+        made = made.squeeze(1).float()
+        losses = {**spectral_losses(made, wave), "fooling": made.new_zeros(()), "features": made.new_zeros(())}
+        loss = _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"]
+        if trainer.progress > _ALONE:
+            with opponent.autocast():
+                doubt = judge_loss(judges(wave), judges(made.detach()))
+            opponent.step(doubt)
+            judges.requires_grad_(False)
+            with opponent.autocast():
+                opinion = judges(made)
+                with torch.no_grad():
+                    truth = judges(wave)
+                losses["fooling"], losses["features"] = fooling_loss(opinion), feature_loss(truth, opinion)
+            loss = loss + losses["fooling"] + _FEATURE_WEIGHT * losses["features"]
+        trainer.step(loss, **losses)
+        judges.requires_grad_(True)
+        if trainer.save_if_due() and opponent.steps:
+            opponent.save()
+    trainer.save()
+    if opponent.steps:
+        opponent.save()
+
+
+def warm_up(settings: StageSettings) -> None:
+    """A few steps on random numbers, as :func:`indextts.training.language_model.warm_up`."""
+    vocoder = BigVGAN(SIZES[settings.size]().bigvgan).to(settings.device)
+    fuse_activations(vocoder, settings.device)
+    rows = max(2, int(_BATCH * settings.batch))
+    for _ in range(2):
+        with autocast(settings):
+            made = vocoder.unclamped(torch.randn(rows, 80, _FRAMES, device=settings.device))
+        made.float().square().mean().backward()
+
+
+def pieces(corpus: Corpus, count: int) -> Tensor:
+    """Random waves (B, n)."""
+    ids = corpus.draw(count, 30)
+    offsets = (corpus.rng.random(count) * (corpus.tokens[ids] - 22)).clip(0).astype("int64")
+    return corpus.waves(ids, offsets, _FRAMES * _HOP)
+
+
+def roughened(mel: Tensor) -> Tensor:
+    """A little noise in half of the rows: generated mels are never as clean as measured ones."""
+    strength = torch.rand(mel.shape[0], 1, 1, device=mel.device) * 0.12 * (torch.rand(mel.shape[0], 1, 1, device=mel.device) < 0.5)
+    return mel + strength * torch.randn_like(mel)
+
+
+def spectral_losses(made: Tensor, wave: Tensor) -> dict[str, Tensor]:
+    """Mean absolute difference of log-mels, and spectral convergence plus log-magnitude difference over three resolutions."""
+    inner = slice(_MARGIN, -_MARGIN)
+    losses = {"mel": F.l1_loss(mel_of(made)[..., inner], mel_of(wave)[..., inner])}
+    total = made.new_zeros(())
+    for size, hop in _RESOLUTIONS:
+        window = torch.hann_window(size, device=wave.device)
+        a, b = (
+            torch.view_as_real(torch.stft(x, size, hop, window=window, return_complex=True)).square().sum(-1).add(1e-7).sqrt()
+            for x in (made, wave)
+        )
+        total = total + (a - b).norm() / b.norm().clamp(min=1e-3) + F.l1_loss(a.log(), b.log())
+    losses["spectrum"] = total / len(_RESOLUTIONS)
+    return losses

@@ -1,0 +1,134 @@
+"""A whole training run in miniature, on sound made here: every stage learns, resumes, and the release it exports speaks.
+
+If this fails, nobody can remake the bundled voice.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from indextts import IndexTTS2
+from indextts.training.acoustic import train_s2mel
+from indextts.training.codec import train_codec
+from indextts.training.coding import CodedCorpus, code_shards
+from indextts.training.corpus import Corpus
+from indextts.training.encoder import train_encoder
+from indextts.training.export import export_release
+from indextts.training.language_model import train_gpt
+from indextts.training.loop import StageSettings
+from indextts.training.make_data import STOP_FILE
+from indextts.training.parts import load_part
+from indextts.training.samples import render_samples
+from indextts.training.speaker import train_speaker
+from indextts.training.vocoder import train_vocoder
+from tests.training.made_up import write_shards
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards, in which every stage has run once."""
+    torch.set_num_threads(1)
+    home = tmp_path_factory.mktemp("training")
+    shards = write_shards(home / "shards")
+    (shards / STOP_FILE).touch()
+    speech = Corpus(shards, CPU)
+    speech.refresh()
+    train_encoder(speech, settings(home, 5))
+    train_speaker(speech, settings(home, 6))
+    train_codec(speech, settings(home, 4))
+    code_shards(shards, home / "coded", settings(home, 60))
+    coded = CodedCorpus(shards, home / "coded", CPU)
+    coded.refresh()
+    train_gpt(coded, settings(home, 4))
+    train_s2mel(coded, settings(home, 4))
+    train_s2mel(coded, settings(home, 1.5), latents_from=home / "parts" / "gpt.part.safetensors")
+    train_vocoder(speech, settings(home, 6, plan_s=14))
+    return home
+
+
+def settings(home: Path, seconds: float, **other: float) -> StageSettings:
+    plan = other.get("plan_s", seconds)
+    return StageSettings(home / "parts", home / "logs", CPU, seconds, plan, size="miniature", batch=0.04, warmup_steps=5)
+
+
+def column(home: Path, stage: str, name: str) -> list[float]:
+    with (home / "logs" / f"{stage}.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "factor"),
+    [
+        ("encoder", "phone", 0.9),
+        ("codec", "phone", 0.95),
+        ("speaker", "loss", 0.98),
+        ("gpt", "codes", 0.95),
+        ("s2mel", "loss", 0.95),
+        ("vocoder", "mel", 0.9),
+    ],
+)
+def test_every_stage_learns(folder: Path, stage: str, name: str, factor: float) -> None:
+    curve = column(folder, stage, name)
+    assert min(curve[-2:]) < factor * curve[0], curve
+
+
+def test_discriminators_come_in_and_are_kept(folder: Path) -> None:
+    assert column(folder, "vocoder", "fooling")[-1] > 0
+    assert load_part(folder / "parts", "discriminator")[1]["steps"] > 0
+
+
+def test_a_stage_goes_on_where_it_stopped(folder: Path) -> None:
+    coded = CodedCorpus(folder / "shards", folder / "coded", CPU)
+    coded.refresh()
+    before = load_part(folder / "parts", "gpt")[1]["steps"]
+    curve = column(folder, "gpt", "codes")
+    train_gpt(coded, settings(folder, 1.5))
+    assert load_part(folder / "parts", "gpt")[1]["steps"] > before
+    assert column(folder, "gpt", "codes")[len(curve)] < 0.97 * curve[0]
+
+
+def test_latents_enter_only_when_asked_for(folder: Path, tmp_path: Path) -> None:
+    assert load_part(folder / "parts", "s2mel")[0]["s2mel.gpt_layer.2.weight"].abs().max() > 0
+    for name in ("codec", "encoder"):
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        source = folder / "parts" / f"{name}.part.safetensors"
+        (tmp_path / "parts" / source.name).write_bytes(source.read_bytes())
+    coded = CodedCorpus(folder / "shards", folder / "coded", CPU)
+    coded.refresh()
+    train_s2mel(coded, settings(tmp_path, 0.5))
+    assert load_part(tmp_path / "parts", "s2mel")[0]["s2mel.gpt_layer.2.weight"].abs().max() == 0
+
+
+def test_samples_are_rendered(folder: Path) -> None:
+    coded = CodedCorpus(folder / "shards", folder / "coded", CPU)
+    coded.refresh()
+    paths = render_samples(coded, settings(folder, 30), folder / "samples")
+    assert len(paths) == 16
+    assert all(path.stat().st_size > 44 for path in paths)
+
+
+@pytest.mark.filterwarnings("ignore:generation was stopped:RuntimeWarning")
+def test_the_exported_release_speaks(folder: Path, tmp_path: Path, speech_clip: Callable[[], tuple[int, object]]) -> None:
+    release = export_release(folder / "parts", tmp_path / "release", "miniature")
+    assert not list(release.rglob("*.pth"))
+    with IndexTTS2(model_dir=release, use_qwen_emo=False, device="cpu") as tts:
+        assert tts.cfg.inference.num_beams == 1
+        out = tts.infer(speech_clip(), "A small voice.", tmp_path / "out.wav", emo_vector=[0, 0, 0.5, 0, 0, 0, 0, 0], seed=1)
+        assert Path(out).stat().st_size > 1000
+        assert tts.frontend.segments("Hello, world!")[0].unknown == ()
+
+
+@pytest.fixture
+def speech_clip() -> Callable[[], tuple[int, object]]:
+    import numpy as np
+
+    from tests.training.made_up import utterance
+
+    return lambda: (22050, utterance(np.random.default_rng(5), 1).samples)
