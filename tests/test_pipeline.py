@@ -456,8 +456,13 @@ class TestAcceleration:
 
     def test_the_compiled_estimator_is_the_one_that_runs(self, engine: IndexTTS2, monkeypatch: pytest.MonkeyPatch) -> None:
         stages, used = engine._stages, []
-        solve = stages.s2mel.cfm.solve
-        monkeypatch.setattr(stages.s2mel.cfm, "solve", lambda *given, **named: used.append("plain") or solve(*given, **named))
+        plain_solve = stages.s2mel.cfm.solve
+
+        def solve(*given: Any, **named: Any) -> torch.Tensor:
+            used.append("plain")
+            return plain_solve(*given, **named)
+
+        monkeypatch.setattr(stages.s2mel.cfm, "solve", solve)
         speak(engine)
         assert used == []
         monkeypatch.setattr(stages, "compiled", True)

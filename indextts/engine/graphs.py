@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 MB = 1024 * 1024
+
+
+@contextlib.contextmanager
+def own_workspace() -> Iterator[None]:
+    """To be put around a capture: cuBLAS takes its workspace from the graph's own pool.
+
+    Torch keeps one workspace per stream and lets graphs record its address. Once it is given back, by another capture or a closing
+    engine, every graph that recorded it would write to memory that is no longer there.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 @dataclass
@@ -66,11 +81,6 @@ class GraphedCall:
         torch.cuda.empty_cache()  # capturing does so too, and must not be mistaken for memory that the graph gave back
         before = torch.cuda.memory_reserved(x.device)
         graph = torch.cuda.CUDAGraph()
-        # cuBLAS must take its workspace from the graph's own pool: one shared with others may be freed while the graph still writes to it.
-        torch._C._cuda_clearCublasWorkspaces()
-        try:
-            with torch.cuda.graph(graph):
-                output = self.function(inputs)
-        finally:
-            torch._C._cuda_clearCublasWorkspaces()
+        with own_workspace(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            output = self.function(inputs)
         return _Captured(graph, inputs, output, max(0, torch.cuda.memory_reserved(x.device) - before) / MB)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from indextts.engine.graphs import own_workspace
 from indextts.engine.solver_step import StepInputs
 
 MB = 1024 * 1024
@@ -78,6 +79,8 @@ class StepGraphs:
 
     def clear(self) -> None:
         """Drop all graphs; they are recorded again when needed."""
+        if self._captured and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # a graph that still runs must not be dropped
         self._captured.clear()
 
     def _record_cuda(self, call: Replay) -> Replay:
@@ -93,7 +96,7 @@ class StepGraphs:
                     call()
             torch.cuda.synchronize(self.device)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            with own_workspace(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 call()
         replay: Replay = graph.replay
         return replay

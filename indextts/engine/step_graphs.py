@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from indextts.engine.graphs import own_workspace
+
 MB = 1024 * 1024
 
 
@@ -90,11 +92,6 @@ class StepGraphs:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(generator)  # replays then draw what steps would draw, and advance the generator as they would
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        # cuBLAS must take its workspace from the graph's own pool: one shared with others may be freed while the graph still writes to it.
-        torch._C._cuda_clearCublasWorkspaces()
-        try:
-            with torch.cuda.graph(graph, pool=self._pool):
-                step()
-        finally:
-            torch._C._cuda_clearCublasWorkspaces()
+        with own_workspace(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            step()
         return _Captured(graph, max(0, torch.cuda.memory_reserved(self.device) - reserved) / MB)
