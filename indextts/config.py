@@ -7,14 +7,14 @@ release's file; their defaults are the values that the release fixes in code.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from indextts.config_fields import ConfigError, all_equal, build_section, divides, must_be, to_plain
+from indextts.config_fields import ConfigError, all_equal, build_section, divides, must_be, to_plain, within
 
 SUPPORTED_VERSION = "2.0"
+MOST_LAYERS = 200  # of any stack; more is a slip of the pen that would take hours to build
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,13 @@ class GPTConfig:
     perceiver_dim_head: int = 64  # ours
 
     def __post_init__(self) -> None:
+        within("gpt.layers", self.layers, 1, MOST_LAYERS)
+        for name in ("start_text_token", "stop_text_token"):
+            within(f"gpt.{name}", getattr(self, name), 0, self.number_text_tokens)
         divides("gpt.model_dim", self.model_dim, "gpt.heads", self.heads)
         for name in ("condition_module", "emo_condition_module"):
             module = getattr(self, name)
+            within(f"gpt.{name}.num_blocks", module.num_blocks, 1, MOST_LAYERS)
             divides(f"gpt.{name}.output_size", module.output_size, f"gpt.{name}.attention_heads", module.attention_heads)
             if module.input_layer != "conv2d2":
                 raise ConfigError(f"gpt.{name}.input_layer is {module.input_layer!r}; only 'conv2d2' is supported")
@@ -81,6 +85,9 @@ class SemanticCodecConfig:
     vocos_dim: int = 384
     vocos_intermediate_dim: int = 2048
     vocos_num_layers: int = 12
+
+    def __post_init__(self) -> None:
+        within("semantic_codec.vocos_num_layers", self.vocos_num_layers, 1, MOST_LAYERS)
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,10 @@ class SpectConfig:
     fmax: str | None = "None"
 
     def __post_init__(self) -> None:
+        where = "s2mel.preprocess_params.spect_params"
+        within(f"{where}.n_fft", self.n_fft, 16, 2**16)
+        within(f"{where}.win_length", self.win_length, 1, self.n_fft)
+        within(f"{where}.hop_length", self.hop_length, 1, self.n_fft)
         if self.fmax not in (None, "None"):
             raise ConfigError(f's2mel.preprocess_params.spect_params.fmax is {self.fmax!r}; only "None" (Nyquist) is supported')
 
@@ -179,6 +190,7 @@ class DiTConfig:
     add_resblock_in_transformer: bool = False
 
     def __post_init__(self) -> None:
+        within("s2mel.DiT.depth", self.depth, 1, MOST_LAYERS)
         divides("s2mel.DiT.hidden_dim", self.hidden_dim, "s2mel.DiT.num_heads", self.num_heads)
         must_be(
             "s2mel.DiT", self, style_condition=True, final_layer_type="wavenet", target="mel", f0_condition=False, is_causal=False,
@@ -199,6 +211,7 @@ class WaveNetConfig:
     style_condition: bool = True
 
     def __post_init__(self) -> None:
+        within("s2mel.wavenet.num_layers", self.num_layers, 1, MOST_LAYERS)
         must_be("s2mel.wavenet", self, style_condition=True, dilation_rate=1)
 
 
@@ -221,45 +234,6 @@ class S2MelConfig:
             raise ConfigError(f"s2mel.dit_type is {self.dit_type!r}; only 'DiT' is supported")
         if self.wavenet.hidden_dim != self.DiT.hidden_dim:
             raise ConfigError("s2mel.wavenet.hidden_dim must equal s2mel.DiT.hidden_dim")
-
-
-@dataclass(frozen=True)
-class BigVGANConfig:
-    """BigVGAN v2 generator; read from its own ``config.json``, whose training fields are ignored."""
-
-    resblock: str = "1"
-    upsample_rates: tuple[int, ...] = (4, 4, 2, 2, 2, 2)
-    upsample_kernel_sizes: tuple[int, ...] = (8, 8, 4, 4, 4, 4)
-    upsample_initial_channel: int = 1536
-    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
-    activation: str = "snakebeta"
-    snake_logscale: bool = True
-    use_tanh_at_final: bool = True
-    use_bias_at_final: bool = True
-    num_mels: int = 80
-    n_fft: int = 1024
-    hop_size: int = 256
-    win_size: int = 1024
-    sampling_rate: int = 22050
-    fmin: float = 0
-    fmax: float | None = None
-
-    def __post_init__(self) -> None:
-        if str(self.resblock) != "1" or self.activation != "snakebeta" or not self.snake_logscale:
-            raise ConfigError(
-                f"BigVGAN with resblock {self.resblock!r}, activation {self.activation!r}, snake_logscale {self.snake_logscale} is not "
-                "supported; the release uses resblock '1', 'snakebeta', true"
-            )
-        if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
-            raise ConfigError("BigVGAN: upsample_rates and upsample_kernel_sizes must have the same length")
-        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
-            raise ConfigError("BigVGAN: resblock_kernel_sizes and resblock_dilation_sizes must have the same length")
-
-
-def release_bigvgan() -> BigVGANConfig:
-    """The published ``bigvgan_v2_22khz_80band_256x``: no tanh and no bias at the end, unlike the class's defaults."""
-    return BigVGANConfig(use_tanh_at_final=False, use_bias_at_final=False)
 
 
 @dataclass(frozen=True)
@@ -368,26 +342,6 @@ def config_from_dict(raw: dict[str, Any]) -> IndexTTSConfig:
             "(another tokenizer and speaker conditioning). Use the files of model id IndexTeam/IndexTTS-2."
         )
     return build_section(IndexTTSConfig, {**raw, "version": version}, "")
-
-
-def load_bigvgan_config(path: str | Path) -> BigVGANConfig:
-    """Read BigVGAN's ``config.json`` (its training fields are ignored)."""
-    import json
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no vocoder configuration at {path}")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold an object, found {type(raw).__name__}")
-    known = {f.name for f in dataclasses.fields(BigVGANConfig)}
-    try:
-        return build_section(BigVGANConfig, {key: value for key, value in raw.items() if key in known}, "")
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

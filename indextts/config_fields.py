@@ -54,6 +54,12 @@ def to_plain(value: Any) -> Any:
     return value
 
 
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Check that ``value`` is a size that a model can have."""
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is {value}; it must be between {low:g} and {high:g}")
+
+
 def divides(name: str, value: int, by_name: str, by: int) -> None:
     """Check that ``value`` is a positive multiple of ``by``."""
     if by < 1 or value < 1 or value % by:

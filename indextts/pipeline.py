@@ -95,7 +95,12 @@ class IndexTTS2(Calls):
         self.release: release_files.Release | None = release
         classifier = EmotionClassifier(release.qwen_dir, settings.device) if use_qwen_emo and release.qwen_dir else None
         glossary = Glossary.load(release.glossary) if release.glossary else None
-        frontend = TextFrontend(Tokenizer(release.bpe_model), TextNormalizer(glossary))
+        tokenizer, vocabulary = Tokenizer(release.bpe_model), release.config.gpt.number_text_tokens
+        if len(tokenizer) > vocabulary:
+            raise ValueError(
+                f"{release.bpe_model} has {len(tokenizer)} pieces, but this GPT's vocabulary has {vocabulary}: not its tokenizer"
+            )
+        frontend = TextFrontend(tokenizer, TextNormalizer(glossary))
         self._assemble(release_files.load_models(release), frontend, classifier, settings)
 
     @classmethod
@@ -182,7 +187,7 @@ class IndexTTS2(Calls):
         """A reference clip that comes with these weights. ``ValueError`` if there is none."""
         if self.release is None:
             return made_up_clip()
-        clips = sorted((self.release.model_dir / "voices").glob("*.wav"))
+        clips = self.release.voices
         if not clips:
             raise ValueError("this release has no reference clip of its own; name one of 3 to 15 seconds (--voice, spk_audio_prompt)")
         return clips[0]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from indextts.config import ConfigError, IndexTTSConfig, config_from_dict, config_to_dict, load_bigvgan_config, load_config
+from indextts.config import ConfigError, IndexTTSConfig, config_from_dict, config_to_dict, load_config
+from indextts.config_vocoder import load_bigvgan_config
 
 
 def test_an_empty_configuration_is_the_release() -> None:
@@ -60,6 +61,10 @@ def test_what_public_copies_contain_is_accepted() -> None:
         ({"semantic_codec": {"codebook_size": 9000}}, "start_mel_token"),
         ({"inference": {"temperature": float("nan")}}, "must be a number"),
         ({"emo_num": [1, 2]}, "8 counts"),
+        ({"gpt": {"layers": 1_000_000}}, "gpt.layers is 1000000; it must be between 1 and 200"),
+        ({"gpt": {"stop_text_token": 1_000_000}}, "gpt.stop_text_token"),
+        ({"s2mel": {"preprocess_params": {"spect_params": {"win_length": 4096}}}}, "win_length"),
+        ({"s2mel": {"DiT": {"depth": 0}}}, "s2mel.DiT.depth"),
         ({"version": 2.5}, "release 2.5; only release 2.0 is supported"),
     ],
 )

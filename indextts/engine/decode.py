@@ -174,7 +174,7 @@ class StaticDecoder:
     @property
     def memory_mb(self) -> float:
         """Megabytes of buffers and of the graphs' pool."""
-        tensors = [x for session in self._sessions.values() for x in session.search.state()]
+        tensors = [x for session in list(self._sessions.values()) for x in session.search.state()]
         return self._graphs.memory_mb + (self._storage.bytes + sum(x.numel() * x.element_size() for x in tensors)) / MB
 
     @property

@@ -75,7 +75,7 @@ class StepGraphs:
     @property
     def memory_mb(self) -> float:
         """Megabytes of buffers and of the graphs' pool, as far as graphs that are still held caused them."""
-        return sum(entry.memory_mb for entry in self._captured.values())
+        return sum(entry.memory_mb for entry in list(self._captured.values()))  # a copy, since panels ask from other threads
 
     def clear(self) -> None:
         """Drop all graphs; they are recorded again when needed."""

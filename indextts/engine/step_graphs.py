@@ -55,7 +55,7 @@ class StepGraphs:
     @property
     def memory_mb(self) -> float:
         """Megabytes of the graphs' pool."""
-        return sum(entry.memory_mb for entry in self._captured.values())
+        return sum(entry.memory_mb for entry in list(self._captured.values()))  # a copy, since panels ask from other threads
 
     def clear(self) -> None:
         """Drop all graphs; they are captured again when needed."""

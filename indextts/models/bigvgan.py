@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from indextts.config import BigVGANConfig
+from indextts.config_vocoder import BigVGANConfig
 
 CONTEXT_FRAMES = 38  # mel frames that a frame of the release's sizes reaches to each side: chunks with this context join exactly
 TAPS = 12

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from indextts.config import ConfigError, load_bigvgan_config
+from indextts.config import ConfigError
+from indextts.config_vocoder import load_bigvgan_config
 from indextts.models.bigvgan import BigVGAN
 from indextts.models.campplus import CAMPPlus
 from indextts.models.gpt import UnifiedVoice

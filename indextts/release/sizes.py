@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from indextts.config import (
-    BigVGANConfig,
     CAMPPlusConfig,
     ConformerConfig,
     DiTConfig,
@@ -19,8 +18,8 @@ from indextts.config import (
     SemanticEncoderConfig,
     StyleConfig,
     WaveNetConfig,
-    release_bigvgan,
 )
+from indextts.config_vocoder import BigVGANConfig, release_bigvgan
 from indextts.release.tiny_bpe import TOKENIZER_SIZE
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from indextts.config import ConfigError, load_bigvgan_config, load_config
+from indextts.config import ConfigError, load_config
+from indextts.config_vocoder import load_bigvgan_config
 from indextts.release.find import hub_caches
 from indextts.release.headers import check_checkpoint
 from indextts.release.layout import Release, download_command

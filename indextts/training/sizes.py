@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from indextts.config import (
-    BigVGANConfig,
     CAMPPlusConfig,
     ConformerConfig,
     DiTConfig,
@@ -19,6 +18,7 @@ from indextts.config import (
     StyleConfig,
     WaveNetConfig,
 )
+from indextts.config_vocoder import BigVGANConfig
 from indextts.release.sizes import SystemSizes
 from indextts.training.letters import VOCABULARY
 

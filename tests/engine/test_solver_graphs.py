@@ -91,7 +91,7 @@ def test_graphs_on_a_gpu_equal_eager_steps(dtype: torch.dtype) -> None:
             torch.testing.assert_close(replayed, eager.solve(**inputs, steps=5, guidance=guidance), rtol=tolerance, atol=tolerance)
             if dtype == torch.float32:
                 with matmul_mode("fp32", device):  # torch's default lets the plain path's convolutions use TF32
-                    torch.testing.assert_close(replayed, plain(model, inputs, 5, guidance), rtol=1e-4, atol=1e-4)
+                    torch.testing.assert_close(replayed, plain(model, inputs, 5, guidance), rtol=5e-4, atol=5e-4)
     assert solver.graphs is not None
     assert len(solver.captured) == 4
     assert solver.memory_mb > eager.memory_mb

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from indextts.config import BigVGANConfig, release_bigvgan
+from indextts.config_vocoder import BigVGANConfig, release_bigvgan
 from indextts.models.bigvgan import CONTEXT_FRAMES, BigVGAN
 from indextts.models.weights import CheckpointError, build, fold_weight_norm, load_weights, unfold_weight_norm
 

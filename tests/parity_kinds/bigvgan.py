@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from indextts.config import BigVGANConfig, build_section
+from indextts.config import build_section
+from indextts.config_vocoder import BigVGANConfig
 from indextts.models.bigvgan import Activation, AMPBlock, BigVGAN, upsample
 from indextts.models.weights import build, load_weights
 from tests.parity_kinds.common import Check, Golden, runner
