@@ -36,6 +36,7 @@ def fake(published: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)  # the client waits between tries
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 65536)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # read from the environment at the library's import
     server = FakeHub({repo_id: dict(files) for repo_id, files in published.items()})
     yield server
     server.close()
