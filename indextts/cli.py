@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--model-dir", metavar="DIR", help="release folder to look at")
     info.add_argument("--json", action="store_true", help="machine-readable output")
 
-    download = _command(commands, "download", _download, "fetch the IndexTTS-2 release and the models it builds on (about 9 GB)")
+    download = _command(commands, "download", _download, "fetch the IndexTTS-2 release and the models it builds on (about 8 GB)")
     download.add_argument("--dir", metavar="DIR", default="checkpoints", help="where to put it (default: %(default)s)")
     download.add_argument("--emotion-text", action="store_true", help="also the model that reads emotions from text (1.2 GB)")
 
