@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,3 +173,22 @@ def test_the_compiled_estimator_is_the_one_that_runs(engine: IndexTTS2, monkeypa
     monkeypatch.setattr(stages, "compiled", True)
     speak(engine)
     assert used == ["plain"]
+
+
+def test_what_a_switch_replaces_is_freed_at_once(engine: IndexTTS2) -> None:
+    """Weights of the old precision that wait for the garbage collector would be gigabytes on a GPU."""
+    speak(engine)
+    gc.collect()
+    gc.disable()
+    try:
+        stages = engine._stages
+        old = [weakref.ref(stages.gpt), weakref.ref(stages.decoder)]
+        engine.set_precision("bf16")
+        old += [weakref.ref(stages.decoder), weakref.ref(stages.solver)]
+        engine.use_accel = False
+        alive = [reference() is not None for reference in old]
+    finally:
+        gc.enable()
+        engine.set_precision("fp32")
+        engine.use_accel = True
+    assert not any(alive), alive

@@ -15,6 +15,7 @@ The same code runs without a graph, on any device, and gives the results of the 
 from __future__ import annotations
 
 import logging
+import weakref
 from dataclasses import dataclass, replace
 
 import torch
@@ -94,7 +95,8 @@ class StaticDecoder:
         self.use_graphs = use_graphs and device.type == "cuda"
         self.poll_every = 1 if device.type == "cpu" else 4
         self._graphs = StepGraphs(device, warmup_steps)
-        self._storage = KVStorage(device, dtype or torch.float32, self._release_views)
+        release_views = weakref.WeakMethod(self._release_views)  # not a cycle, which would keep the model's weights until it is collected
+        self._storage = KVStorage(device, dtype or torch.float32, lambda: (release := release_views()) and release())
         self._sessions: dict[tuple[int, int], _Session] = {}
         # Graphs draw from this generator; each request's state is copied into it and back.
         self._generator = torch.Generator(device)
