@@ -76,17 +76,19 @@ class Calls(EngineControls):
 
     def infer_forced(self, codes: int, **arguments: Any) -> Any:
         """:meth:`infer` with exactly ``codes`` codes in every segment, the stop code ruled out: for measuring."""
-        if not 1 <= codes <= self.cfg.gpt.max_mel_tokens:
-            raise ValueError(f"codes must be between 1 and {self.cfg.gpt.max_mel_tokens}, got {codes}")
-        return self._run(dataclasses.replace(self._bound_request(arguments), forced_codes=codes), arguments.get("progress"))
+        return self._run(self._bound_request({**arguments, "forced_codes": codes}), arguments.get("progress"))
 
     def _bound_request(self, given: Mapping[str, Any]) -> Request:
-        """A request from a dict of infer's arguments."""
+        """A request from a dict of infer's arguments; ``forced_codes`` besides, for measuring: see :meth:`infer_forced`."""
+        given = dict(given)
+        codes = given.pop("forced_codes", None)
+        if codes is not None and not 1 <= codes <= self.cfg.gpt.max_mel_tokens:
+            raise ValueError(f"codes must be between 1 and {self.cfg.gpt.max_mel_tokens}, got {codes}")
         bound = inspect.signature(self.infer).bind(**given)
         bound.apply_defaults()
         arguments = dict(bound.arguments)
         generation = arguments.pop("generation_kwargs")
-        return self._request(arguments, generation)
+        return dataclasses.replace(self._request(arguments, generation), forced_codes=codes)
 
     def _request(self, arguments: dict[str, Any], generation: dict[str, Any]) -> Request:
         for old, new in ALIASES.items():
