@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from indextts.engine.sampling import Draws, draw
+
 UNBORN = -1e9  # start score of all beams but the first, so that the first step expands one beam only
 
 
@@ -31,7 +33,7 @@ class Candidates(NamedTuple):
     beams: Tensor  # which beam of the row is continued, 0 .. b - 1
 
 
-def choose_candidates(scores: Tensor, stop: int, *, do_sample: bool, generator: torch.Generator | None = None) -> Candidates:
+def choose_candidates(scores: Tensor, stop: int, *, do_sample: bool, generator: Draws = None) -> Candidates:
     """Choose 2 b continuations among all codes of all beams, scores ``(B, b, V)``.
 
     Without ``do_sample`` the 2 b highest; with it 2 b draws without replacement from the softmax over the row's b V scores. Where
@@ -45,7 +47,7 @@ def choose_candidates(scores: Tensor, stop: int, *, do_sample: bool, generator: 
         best, index = flat.topk(2 * beams, dim=-1)
         return Candidates(best, index % vocabulary, index // vocabulary)
     probabilities = flat.softmax(dim=-1)
-    drawn = torch.multinomial(probabilities, 2 * beams, generator=generator)
+    drawn = draw(probabilities, 2 * beams, generator)
     missing = probabilities.gather(1, drawn) == 0
     no_filler = (probabilities > 0) | (torch.arange(flat.shape[1], device=flat.device) % vocabulary == stop)
     fillers = flat.clamp(min=torch.finfo(flat.dtype).min).masked_fill(no_filler, -torch.inf).topk(2 * beams, dim=-1).indices

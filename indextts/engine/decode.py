@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 from indextts.engine.device_beams import BeamSearch
 from indextts.engine.device_search import Search
 from indextts.engine.generate import GeneratedCodes, OnStep
-from indextts.engine.sampling import SamplingParams
+from indextts.engine.sampling import Draws, SamplingParams
 from indextts.engine.static_cache import Bucket, KVStorage, StaticCache
 from indextts.engine.step_graphs import StepGraphs
 from indextts.models.gpt import UnifiedVoice
@@ -98,8 +99,8 @@ class StaticDecoder:
         release_views = weakref.WeakMethod(self._release_views)  # not a cycle, which would keep the model's weights until it is collected
         self._storage = KVStorage(device, dtype or torch.float32, lambda: (release := release_views()) and release())
         self._sessions: dict[tuple[int, int], _Session] = {}
-        # Graphs draw from this generator; each request's state is copied into it and back.
-        self._generator = torch.Generator(device)
+        # Graphs draw from these generators; states are copied into them, and back where one serves all rows.
+        self._generators: list[torch.Generator] = []
 
     # -------------------------------------------------------------------------------------------------------- the three calls
 
@@ -109,7 +110,7 @@ class StaticDecoder:
         mask: Tensor | None,
         params: SamplingParams,
         *,
-        generator: torch.Generator | None = None,
+        generator: Draws = None,
         on_step: OnStep | None = None,
         forced_codes: int | None = None,
     ) -> GeneratedCodes:
@@ -135,7 +136,7 @@ class StaticDecoder:
         state: PrefixState,
         params: SamplingParams,
         *,
-        generator: torch.Generator | None = None,
+        generator: Draws = None,
         on_step: OnStep | None = None,
         forced_codes: int | None = None,
     ) -> GeneratedCodes:
@@ -144,12 +145,13 @@ class StaticDecoder:
         if not 1 <= limit <= self.gpt.max_codes:
             name = "max_mel_tokens" if forced_codes is None else "forced_codes"
             raise ValueError(f"{name} is {limit}; this model can generate 1 to {self.gpt.max_codes} codes")
-        source = _global_generator(self.device) if generator is None else generator
-        self._generator.set_state(source.get_state())
+        sources = list(generator) if isinstance(generator, Sequence) else [generator or _global_generator(self.device)]
+        own = self._own_generators(sources, len(state.start))
         session = self._session(len(state.start), params.num_beams)
         with torch.autocast(self.device.type, enabled=False):
-            steps, draws = self._run(session, state, params, limit, forced_codes is not None, on_step)
-        source.set_state(draws)
+            steps, draws = self._run(session, state, params, limit, forced_codes is not None, own, on_step)
+        if len(sources) == 1:
+            sources[0].set_state(draws)
         return session.search.result(steps, params, limit)
 
     @torch.no_grad()
@@ -199,22 +201,29 @@ class StaticDecoder:
     # ---------------------------------------------------------------------------------------------------------------- inside
 
     def _run(
-        self, session: _Session, prefix: PrefixState, params: SamplingParams, limit: int, forced: bool, on_step: OnStep | None
+        self,
+        session: _Session,
+        prefix: PrefixState,
+        params: SamplingParams,
+        limit: int,
+        forced: bool,
+        generators: list[torch.Generator],
+        on_step: OnStep | None,
     ) -> tuple[int, Tensor]:
-        """Steps until the end or the limit: how many count, and the generator's state after them."""
+        """Steps until the end or the limit: how many count, and the first generator's state after them."""
         search, cache = session.search, session.cache
         most_keys = cache.capacity(prefix.length, limit)
         bucket = cache.begin(prefix.layers, prefix.mask, cache.capacity(prefix.length, 1), most_keys)
         search.begin(self.gpt.logits(prefix.start), limit)
-        made, draws = 0, self._generator.get_state()
+        made, draws = 0, generators[0].get_state()
         while made < limit:
             queued = []  # the generator's state after each step not yet known to count
             for step in range(made + 1, min(made + self.poll_every, limit) + 1):
                 needed = cache.capacity(prefix.length, step)
                 if needed > bucket.keys:
                     bucket = cache.grow(bucket, needed, most_keys)
-                self._step(session, bucket, params, forced)
-                queued.append(self._generator.get_state())
+                generators = self._step(session, bucket, params, forced, generators)
+                queued.append(generators[0].get_state())
             ended = search.ended_at()
             counting = ended - made if ended else len(queued)
             draws = queued[counting - 1]
@@ -226,27 +235,43 @@ class StaticDecoder:
                 break
         return made, draws
 
-    def _step(self, session: _Session, bucket: Bucket, params: SamplingParams, forced: bool) -> None:
-        """One decode step, replayed if possible."""
+    def _step(
+        self, session: _Session, bucket: Bucket, params: SamplingParams, forced: bool, generators: list[torch.Generator]
+    ) -> list[torch.Generator]:
+        """One decode step, replayed if possible; returns what the next one draws from."""
 
         def step() -> None:
-            decode_step(self.gpt, session.search, session.cache, bucket, params, forced, self._generator)
+            draws = generators[0] if len(generators) == 1 else generators
+            decode_step(self.gpt, session.search, session.cache, bucket, params, forced, draws)
 
         if self.use_graphs:
             # Graphs hold all arguments as constants but the limit.
-            key = (session.search.rows, session.search.beams, bucket.keys, replace(params, max_mel_tokens=1), forced)
+            key = (session.search.rows, session.search.beams, bucket.keys, replace(params, max_mel_tokens=1), forced, len(generators))
             try:
-                return self._graphs.run(key, step, [*session.search.state(), *session.cache.state(bucket)], self._generator)
+                self._graphs.run(key, step, [*session.search.state(), *session.cache.state(bucket)], generators)
+                return generators
             except RuntimeError as error:
                 self._give_up_graphs(error)
-        return step()
+                generators = self._own_generators(generators, session.search.rows)
+        step()
+        return generators
 
     def _give_up_graphs(self, error: RuntimeError) -> None:
         logger.warning("decoding without CUDA graphs from now on: a capture failed on %s: %s", self.device, error)
         self.use_graphs = False
         self._graphs.clear()
-        state, self._generator = self._generator.get_state(), torch.Generator(self.device)  # the old one may count as being captured
-        self._generator.set_state(state)
+        self._generators = []  # they may count as being captured
+
+    def _own_generators(self, sources: Sequence[torch.Generator], rows: int) -> list[torch.Generator]:
+        """The decoder's own generators in the state of ``sources``: one, or one a row."""
+        if len(sources) not in (1, rows):
+            raise ValueError(f"{len(sources)} generators for {rows} rows: give one, or one a row")
+        while len(self._generators) < len(sources):
+            self._generators.append(torch.Generator(self.device))
+        own = self._generators[: len(sources)]
+        for generator, source in zip(own, sources, strict=True):
+            generator.set_state(source.get_state())
+        return own
 
     def _session(self, rows: int, beams: int) -> _Session:
         if (rows, beams) not in self._sessions:
@@ -273,7 +298,7 @@ def decode_step(
     bucket: Bucket,
     params: SamplingParams,
     forced: bool,
-    generator: torch.Generator | None,
+    generator: Draws,
 ) -> None:
     """Choose the next code of every sequence and run the model on it: :meth:`UnifiedVoice.decode_step` on buffers.
 

@@ -13,7 +13,7 @@ from indextts.engine.beam_search import UNBORN, BeamState, Candidates, Hypothesi
 from indextts.engine.device_sampling import draw_candidates, shape_scores
 from indextts.engine.device_search import Search
 from indextts.engine.generate import GeneratedCodes, code_lengths
-from indextts.engine.sampling import SamplingParams
+from indextts.engine.sampling import Draws, SamplingParams
 from indextts.models.gpt import UnifiedVoice
 
 
@@ -46,7 +46,7 @@ class BeamSearch(Search):
         self.found_beam.zero_()
         self.limit.fill_(limit)
 
-    def advance(self, params: SamplingParams, forced: bool, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def advance(self, params: SamplingParams, forced: bool, generator: Draws) -> tuple[Tensor, Tensor]:
         """Choose the next code of each beam: codes and parents within the row, ``(B, b)`` each. ``forced``: never stop."""
         scores = self._scores(forced).log_softmax(dim=-1)
         shaped = shape_scores(scores.flatten(0, 1), self.seen.flatten(0, 1), params).view_as(scores)

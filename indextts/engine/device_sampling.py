@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from indextts.engine.beam_search import Candidates
-from indextts.engine.sampling import SamplingParams, top_k, top_p, typical
+from indextts.engine.sampling import Draws, SamplingParams, top_k, top_p, typical
 
 
 def shape_scores(scores: Tensor, seen: Tensor, params: SamplingParams) -> Tensor:
@@ -56,12 +56,12 @@ def top_k_then_top_p(scores: Tensor, k: int, p: float, min_keep: int = 1) -> Ten
     return scores.masked_fill((scores < boundary) | (equal & (equal.cumsum(dim=-1) <= removed - below)), -torch.inf)
 
 
-def draw_codes(scores: Tensor, do_sample: bool, generator: torch.Generator | None) -> Tensor:
+def draw_codes(scores: Tensor, do_sample: bool, generator: Draws) -> Tensor:
     """One code a row of ``(B, V)``: drawn from the softmax, or the best (the lowest of equals)."""
     return _race(scores.softmax(dim=-1), generator).argmax(dim=-1) if do_sample else scores.argmax(dim=-1)
 
 
-def draw_candidates(scores: Tensor, stop: int, do_sample: bool, generator: torch.Generator | None) -> Candidates:
+def draw_candidates(scores: Tensor, stop: int, do_sample: bool, generator: Draws) -> Candidates:
     """:func:`indextts.engine.beam_search.choose_candidates` for scores ``(B, b, V)``, which are at most 0."""
     _, beams, vocabulary = scores.shape
     flat = scores.flatten(1)
@@ -79,9 +79,15 @@ def draw_candidates(scores: Tensor, stop: int, do_sample: bool, generator: torch
     return Candidates(best, index % vocabulary, index // vocabulary)
 
 
-def _race(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+def _race(probabilities: Tensor, generator: Draws) -> Tensor:
     """Speeds of a race among exponential waiting times, in which the n fastest are n draws without replacement.
 
     ``torch.multinomial`` draws in this way, so its results are reproduced.
     """
-    return probabilities / torch.empty_like(probabilities).exponential_(generator=generator)
+    waits = torch.empty_like(probabilities)
+    if generator is None or isinstance(generator, torch.Generator):
+        waits.exponential_(generator=generator)
+    else:
+        for row, own in zip(waits, generator, strict=True):
+            row.exponential_(generator=own)
+    return probabilities / waits

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from indextts.engine.device_sampling import draw_codes, shape_scores
 from indextts.engine.generate import GeneratedCodes, code_lengths
-from indextts.engine.sampling import SamplingParams
+from indextts.engine.sampling import Draws, SamplingParams
 from indextts.models.gpt import PLACEHOLDER, UnifiedVoice
 
 
@@ -44,7 +44,7 @@ class Search:
         self.seen[..., PLACEHOLDER] = self.seen[..., self.start] = True
         self.logits.copy_(logits[:, None])
 
-    def advance(self, params: SamplingParams, forced: bool, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def advance(self, params: SamplingParams, forced: bool, generator: Draws) -> tuple[Tensor, Tensor]:
         """Choose the next code of each sequence: codes and parents, ``(B, b)`` each. ``forced``: never stop."""
         self.step += 1
         scores = shape_scores(self._scores(forced)[:, 0], self.seen[:, 0], params)

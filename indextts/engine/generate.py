@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from indextts.engine.beam_search import BeamState, Hypothesis, choose_candidates
-from indextts.engine.sampling import SamplingParams, process_scores
+from indextts.engine.sampling import Draws, SamplingParams, draw, process_scores
 from indextts.models.gpt import UnifiedVoice
 
 OnStep = Callable[[int], None]
@@ -48,13 +48,14 @@ def generate(
     mask: Tensor | None,
     params: SamplingParams,
     *,
-    generator: torch.Generator | None = None,
+    generator: Draws = None,
     on_step: OnStep | None = None,
     forced_codes: int | None = None,
 ) -> GeneratedCodes:
     """Codes for prefixes ``(B, P, D)`` with mask ``(B, P + 1)``, both from :meth:`UnifiedVoice.prefix`.
 
-    ``generator``: where draws come from (None: torch's global generator of the device); the same state gives the same codes.
+    ``generator``: where draws come from (None: torch's global generator of the device); the same state gives the same codes. With one
+    generator a row, a row draws what it draws alone, so its codes do not depend on its batch; how far its generator has moved does.
     ``on_step(n)`` is called after the n-th code of every sequence was chosen; an exception in it cancels the generation.
     ``forced_codes``: for timing, exactly so many codes: stop is never chosen and ``max_mel_tokens`` does not count.
     Errors: ``ValueError`` if more codes are asked for than the model has positions.
@@ -73,7 +74,7 @@ def _single(
     mask: Tensor | None,
     params: SamplingParams,
     limit: int,
-    generator: torch.Generator | None,
+    generator: Draws,
     on_step: OnStep | None,
     forced: bool,
 ) -> GeneratedCodes:
@@ -96,9 +97,9 @@ def _single(
     return _result(codes, stop)
 
 
-def _choose(scores: Tensor, do_sample: bool, generator: torch.Generator | None) -> Tensor:
+def _choose(scores: Tensor, do_sample: bool, generator: Draws) -> Tensor:
     """One code a row, ``(B,)``: drawn, or the best (the lowest of equals)."""
-    return torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)[:, 0] if do_sample else scores.argmax(dim=-1)
+    return draw(scores.softmax(dim=-1), 1, generator)[:, 0] if do_sample else scores.argmax(dim=-1)
 
 
 def _beams(
@@ -107,7 +108,7 @@ def _beams(
     mask: Tensor | None,
     params: SamplingParams,
     limit: int,
-    generator: torch.Generator | None,
+    generator: Draws,
     on_step: OnStep | None,
     forced: bool,
 ) -> GeneratedCodes:

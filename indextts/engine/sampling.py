@@ -8,7 +8,7 @@ log-softmax.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from torch import Tensor
 from indextts.config import InferenceConfig
 
 Stage = Callable[[Tensor, Tensor], Tensor]  # (scores (N, V), ids so far (N, T)) -> scores
+Draws = torch.Generator | Sequence[torch.Generator] | None  # one for all rows, or one for each; None: torch's global generator
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,14 @@ def top_p(scores: Tensor, p: float, min_keep: int = 1) -> Tensor:
     removed = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
     removed[..., -min_keep:] = False
     return _remove(scores, removed, order)
+
+
+def draw(probabilities: Tensor, count: int, generator: Draws) -> Tensor:
+    """``count`` different columns of each row of ``(B, n)``, drawn by their probabilities: ``(B, count)``."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.multinomial(probabilities, count, generator=generator)
+    rows = zip(probabilities.split(1), generator, strict=True)
+    return torch.cat([torch.multinomial(row, count, generator=own) for row, own in rows])
 
 
 def _remove(scores: Tensor, removed: Tensor, order: Tensor) -> Tensor:

@@ -35,15 +35,18 @@ class StepGraphs:
         self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
         self._pool: Any = None
 
-    def run(self, key: Hashable, step: Callable[[], None], state: Sequence[Tensor], generator: torch.Generator) -> None:
-        """Do ``step`` once. ``state``: what it changes and depends on. Errors: ``RuntimeError`` if it cannot be captured."""
+    def run(self, key: Hashable, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator]) -> None:
+        """Do ``step`` once. ``state``: what it changes and depends on; ``generators``: all that it draws from, the same for a key.
+
+        Errors: ``RuntimeError`` if it cannot be captured.
+        """
         if key in self._captured:
             self._captured.move_to_end(key)
         else:
             while len(self._captured) >= self.most:
                 self._finish_work()
                 self._captured.popitem(last=False)
-            self._captured[key] = self._capture(step, state, generator)
+            self._captured[key] = self._capture(step, state, generators)
         entry = self._captured[key]
         entry.graph.replay()
         entry.replays += 1
@@ -68,29 +71,31 @@ class StepGraphs:
         """A graph that still runs must not be dropped."""
         torch.cuda.synchronize(self.device)
 
-    def _warm_up(self, step: Callable[[], None], state: Sequence[Tensor], generator: torch.Generator) -> None:
+    def _warm_up(self, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator]) -> None:
         """Make real steps and undo each."""
-        before, draws = [tensor.clone() for tensor in state], generator.get_state()
+        before, draws = [tensor.clone() for tensor in state], [generator.get_state() for generator in generators]
         for _ in range(self.warmup_steps):
             try:
                 step()
             finally:  # also if there is no memory for it, since the caller goes on without graphs
                 for tensor, value in zip(state, before, strict=True):
                     tensor.copy_(value)
-                generator.set_state(draws)
+                for generator, drawn in zip(generators, draws, strict=True):
+                    generator.set_state(drawn)
 
-    def _capture(self, step: Callable[[], None], state: Sequence[Tensor], generator: torch.Generator) -> _Captured:
+    def _capture(self, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator]) -> _Captured:
         """Record one step. The state is left as it was."""
         current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
-            self._warm_up(step, state, generator)
+            self._warm_up(step, state, generators)
         current.wait_stream(side)
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()  # capturing does so too, and must not be mistaken for memory that the graph gave back
         reserved = torch.cuda.memory_reserved(self.device)
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(generator)  # replays then draw what steps would draw, and advance the generator as they would
+        for generator in generators:  # replays then draw what steps would draw, and advance the generators as they would
+            graph.register_generator_state(generator)
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         with own_workspace(), torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             step()

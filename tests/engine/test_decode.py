@@ -40,8 +40,8 @@ ALL = pytest.mark.parametrize("kind", KINDS, ids=["sampled", "sampled beams", "g
 class PretendedGraphs(StepGraphs):
     """Records the step's function instead of its kernels: like a graph, it goes on using the buffers it was captured with."""
 
-    def _capture(self, step: Callable[[], None], state: Sequence[Tensor], generator: torch.Generator) -> Any:
-        self._warm_up(step, state, generator)
+    def _capture(self, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator]) -> Any:
+        self._warm_up(step, state, generators)
         return types.SimpleNamespace(graph=types.SimpleNamespace(replay=step), memory_mb=1.0, replays=0)
 
     def _finish_work(self) -> None:
@@ -224,8 +224,8 @@ def test_one_capture_serves_all_limits_and_seeds(model: UnifiedVoice) -> None:
 
 
 def test_a_failed_capture_costs_speed_only(model: UnifiedVoice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(self: StepGraphs, step: Callable[[], None], state: Sequence[Tensor], generator: torch.Generator) -> None:
-        self._warm_up(step, state, generator)
+    def fail(self: StepGraphs, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator]) -> None:
+        self._warm_up(step, state, generators)
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(PretendedGraphs, "_capture", fail)
