@@ -27,7 +27,7 @@ from indextts.engine.telemetry import SegmentRecord, Stopwatch, Telemetry
 from indextts.engine.worker import Job, ProgressCallback
 from indextts.models.emotion import normalize_emo_vec, scale_emotion
 from indextts.request import Request
-from indextts.text import Glossary, Segment, TextFrontend, TextNormalizer, Tokenizer
+from indextts.text import Glossary, Segment, TextFrontend, TextNormalizer, open_tokenizer
 
 CODES_PER_TEXT_TOKEN = 8  # of ordinary English speech: 50 codes and about 6 text tokens a second; for progress only
 
@@ -95,12 +95,12 @@ class IndexTTS2(Calls):
         self.release: release_files.Release | None = release
         classifier = EmotionClassifier(release.qwen_dir, settings.device) if use_qwen_emo and release.qwen_dir else None
         glossary = Glossary.load(release.glossary) if release.glossary else None
-        tokenizer, vocabulary = Tokenizer(release.bpe_model), release.config.gpt.number_text_tokens
+        tokenizer, vocabulary = open_tokenizer(release.bpe_model, release.lexicon), release.config.gpt.number_text_tokens
         if len(tokenizer) > vocabulary:
             raise ValueError(
                 f"{release.bpe_model} has {len(tokenizer)} pieces, but this GPT's vocabulary has {vocabulary}: not its tokenizer"
             )
-        frontend = TextFrontend(tokenizer, TextNormalizer(glossary))
+        frontend = TextFrontend(tokenizer, TextNormalizer(glossary, language="en" if release.lexicon else None))
         self._assemble(release_files.load_models(release), frontend, classifier, settings)
 
     @classmethod

@@ -14,6 +14,7 @@ from indextts.release.layout import (
     CACHE_NAME,
     CONFIG_NAME,
     GLOSSARY_NAME,
+    LEXICON_NAME,
     Auxiliary,
     MissingFilesError,
     Release,
@@ -190,7 +191,7 @@ def _examine(folder: Path, config_file: Path, given: Mapping[str, Path], *, bund
         for name in aux.missing(folder / aux.place):
             missing.append(f"{aux.local(name)} ({aux.repo_id})")
     qwen = inside(folder, config.qwen_emo_path, f"{config_file}: qwen_emo_path") if config.qwen_emo_path else None
-    glossary = folder / GLOSSARY_NAME
+    glossary, lexicon = folder / GLOSSARY_NAME, folder / LEXICON_NAME
     if missing:
         return None, missing
     release = Release(
@@ -199,6 +200,7 @@ def _examine(folder: Path, config_file: Path, given: Mapping[str, Path], *, bund
         config=config,
         qwen_dir=qwen if qwen is not None and has_content(qwen / "model.safetensors") else None,
         glossary=glossary if glossary.is_file() else None,
+        lexicon=lexicon if lexicon.is_file() else None,
         bundled=bundled,
         **paths,
     )

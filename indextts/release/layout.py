@@ -15,6 +15,7 @@ from indextts.config import ConfigError, IndexTTSConfig
 MODEL_ID = "IndexTeam/IndexTTS-2"
 CONFIG_NAME = "config.yaml"
 GLOSSARY_NAME = "glossary.yaml"
+LEXICON_NAME = "lexicon.txt.gz"
 CACHE_NAME = "hf_cache"
 BIGVGAN_CONFIG = "config.json"
 BIGVGAN_GENERATOR = "bigvgan_generator.pt"
@@ -62,7 +63,8 @@ AUXILIARIES = (
 class Release:
     """A complete set of files: every path exists.
 
-    ``w2v_bert`` and ``bigvgan`` are folders. ``qwen_dir`` (the text-emotion classifier) and ``glossary`` are None when absent.
+    ``w2v_bert`` and ``bigvgan`` are folders. ``qwen_dir`` (the text-emotion classifier), ``glossary`` and ``lexicon`` are None when
+    absent.
     """
 
     model_dir: Path
@@ -80,6 +82,7 @@ class Release:
     bigvgan: Path
     qwen_dir: Path | None = None
     glossary: Path | None = None
+    lexicon: Path | None = None
     bundled: bool = False
 
     @property
@@ -112,6 +115,7 @@ class Release:
         return {
             "config": self.cfg_path,
             "bpe_model": self.bpe_model,
+            **({"lexicon": self.lexicon} if self.lexicon else {}),
             "gpt": self.gpt,
             "s2mel": self.s2mel,
             "w2v_stat": self.w2v_stat,

@@ -12,6 +12,7 @@ from indextts.config_vocoder import load_bigvgan_config
 from indextts.release.find import hub_caches
 from indextts.release.headers import check_checkpoint
 from indextts.release.layout import Release, download_command
+from indextts.text.lexicon import Lexicon
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def _check(name: str, path: Path, deep: bool) -> str | None:
         return _unreadable(_read_json, path)
     if name == "bpe_model":
         return _check_tokenizer(path)
+    if name == "lexicon":
+        return _unreadable(Lexicon.load, path)
     return check_checkpoint(path, deep)
 
 

@@ -11,13 +11,17 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from indextts.text.glossary import Glossary
+from indextts.text.lexicon import Lexicon, LexiconTokenizer, spelled
 from indextts.text.normalize import TextNormalizer
 from indextts.text.segment import split_segments
 from indextts.text.tokenizer import Tokenizer
 
-__all__ = ["Glossary", "Segment", "TextFrontend", "TextNormalizer", "Tokenizer", "split_segments"]
+__all__ = [
+    "Glossary", "Lexicon", "LexiconTokenizer", "Segment", "TextFrontend", "TextNormalizer", "Tokenizer", "open_tokenizer", "split_segments",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +42,7 @@ class Segment:
     @property
     def text(self) -> str:
         """The segment as readable text."""
-        return "".join(self.pieces).replace("▁", " ").strip()
+        return spelled(self.pieces)
 
 
 class TextFrontend:
@@ -75,7 +79,8 @@ class TextFrontend:
             pieces = self._normalized_pieces(text)
         if not self.pronounceable(pieces):
             raise ValueError(f"nothing in this text can be pronounced: {_shortened(text)!r}")
-        segments = [self._segment(part) for part in split_segments(pieces, max_tokens, quick_streaming_tokens)]
+        boundary = self.tokenizer.word_boundary
+        segments = [self._segment(part) for part in split_segments(pieces, max_tokens, quick_streaming_tokens, boundary=boundary)]
         self._report(self.tokenizer.unknown(pieces), on_unknown)
         return segments
 
@@ -100,6 +105,11 @@ class TextFrontend:
             warnings.warn(message, stacklevel=3)
         else:
             logger.warning(message)
+
+
+def open_tokenizer(model_path: str | Path, lexicon_path: str | Path | None = None) -> Tokenizer:
+    """The tokenizer of a release folder, with its pronunciation lexicon if there is one. Errors: those of the two classes."""
+    return Tokenizer(model_path) if lexicon_path is None else LexiconTokenizer(model_path, Lexicon.load(lexicon_path))
 
 
 def _encodable(text: str) -> str:

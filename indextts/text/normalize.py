@@ -19,10 +19,16 @@ class TextNormalizer:
     """Text normaliser; ``glossary`` is live: what a panel adds to it counts from the next call on.
 
     ``grammar`` is ``wetext`` (the default), ``WeTextProcessing``, ``identity`` or a callable ``(text, language) -> text`` with
-    language ``zh`` or ``en``; the packages are imported on first use and never download anything.
+    language ``zh`` or ``en``; the packages are imported on first use and never download anything. ``language`` keeps to the rules of
+    one language, for a voice that has no other: ``45`` alone is otherwise Chinese.
     """
 
-    def __init__(self, glossary: Mapping[str, SpokenForm] | None = None, grammar: str | Grammar = "wetext") -> None:
+    def __init__(
+        self, glossary: Mapping[str, SpokenForm] | None = None, grammar: str | Grammar = "wetext", language: str | None = None
+    ) -> None:
+        if language not in (None, "zh", "en"):
+            raise ValueError(f"language must be 'zh', 'en' or None, got {language!r}")
+        self._language = language
         self.glossary = glossary if isinstance(glossary, Glossary) else Glossary(glossary)
         self.grammar: Grammar = make_grammar(grammar) if isinstance(grammar, str) else grammar
 
@@ -34,12 +40,12 @@ class TextNormalizer:
 
     def language(self, text: str) -> str:
         """``zh`` or ``en``: which rules :meth:`normalize` applies to ``text``."""
-        return "zh" if patterns.is_chinese(patterns.hide_annotations(text)[0]) else "en"
+        return self._language or ("zh" if patterns.is_chinese(patterns.hide_annotations(text)[0]) else "en")
 
     def normalize(self, text: str) -> str:
         """Spoken form of ``text``. If the grammar fails, the text passes without it and one warning is logged."""
+        chinese = self.language(text) == "zh"
         text, annotations = patterns.hide_annotations(text)
-        chinese = patterns.is_chinese(text)
         text = patterns.between_annotations(text, lambda part: self._expand(part, "zh" if chinese else "en"))
         text = self._chinese(text) if chinese else self._english(text)
         return patterns.show_annotations(patterns.map_punctuation(text, chinese=chinese), annotations)

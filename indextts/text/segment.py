@@ -19,15 +19,18 @@ _ANY_MARK = _SENTENCE_ENDS | _COMMAS | _HYPHENS | _QUOTES
 _SHORTEST_CUT = 3  # pieces a segment must have to be cut at a mark
 
 
-def split_segments(pieces: Sequence[str], max_tokens: int = 120, quick_streaming_tokens: int = 0) -> list[list[str]]:
+def split_segments(
+    pieces: Sequence[str], max_tokens: int = 120, quick_streaming_tokens: int = 0, *, boundary: str | None = None
+) -> list[list[str]]:
     """Split pieces into segments of at most ``max_tokens`` (one more where a quote is repeated).
 
+    ``boundary``: the piece before each word, for vocabularies that spell words in many pieces: forced cuts are then made before it.
     ``quick_streaming_tokens`` > 0 keeps segments apart until that many pieces have passed, so that the first audio comes early.
     Errors: ``ValueError`` for limits that are not whole numbers in range.
     """
     _check("max_tokens", max_tokens, 1)
     _check("quick_streaming_tokens", quick_streaming_tokens, 0)
-    segments = _split(list(pieces), _SENTENCE_ENDS, max_tokens, quick_streaming_tokens)
+    segments = _split(list(pieces), _SENTENCE_ENDS, max_tokens, quick_streaming_tokens, boundary)
     forced = sum(len(segment) == max_tokens and segment[-1] not in _ANY_MARK for segment in segments[:-1])
     if forced:
         logger.warning(
@@ -41,7 +44,7 @@ def _check(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
 
 
-def _split(pieces: list[str], marks: frozenset[str], limit: int, quick: int) -> list[list[str]]:
+def _split(pieces: list[str], marks: frozenset[str], limit: int, quick: int, boundary: str | None) -> list[list[str]]:
     """One level: cut at ``marks``, and within what holds them at commas and hyphens, then merge."""
     emitted: list[list[str]] = []
     current: list[str] = []
@@ -51,11 +54,15 @@ def _split(pieces: list[str], marks: frozenset[str], limit: int, quick: int) -> 
         has_comma = has_comma or piece in _COMMAS
         has_hyphen = has_hyphen or piece in _HYPHENS
         if has_comma and marks.isdisjoint(_COMMAS):
-            emitted += _split(current, _COMMAS, limit, quick)
+            emitted += _split(current, _COMMAS, limit, quick, boundary)
         elif has_hyphen and marks.isdisjoint(_HYPHENS):
-            emitted += _split(current, _HYPHENS, limit, quick)
+            emitted += _split(current, _HYPHENS, limit, quick, boundary)
         elif len(current) > limit:
-            emitted += [current[start : start + limit] for start in range(0, len(current), limit)]
+            whole, rest = _forced(current, limit, boundary)
+            emitted += whole
+            if rest:
+                current = rest
+                continue
         elif piece in marks and len(current) >= _SHORTEST_CUT:
             # The quote closes this segment and, as the next piece, opens the following one.
             closing = pieces[i + 1 : i + 2]
@@ -66,6 +73,14 @@ def _split(pieces: list[str], marks: frozenset[str], limit: int, quick: int) -> 
     if current:
         emitted.append(current)
     return _merge(emitted, limit, quick)
+
+
+def _forced(pieces: list[str], limit: int, boundary: str | None) -> tuple[list[list[str]], list[str]]:
+    """Cuts of a phrase of ``limit`` + 1 pieces without marks: at exactly ``limit``; or before the last word, which is left to go on."""
+    if boundary is not None and boundary in pieces[1:]:
+        cut = len(pieces) - 1 - pieces[::-1].index(boundary)
+        return [pieces[:cut]], pieces[cut:]
+    return [pieces[start : start + limit] for start in range(0, len(pieces), limit)], []
 
 
 def _merge(segments: list[list[str]], limit: int, quick: int) -> list[list[str]]:

@@ -61,6 +61,7 @@ class Tokenizer:
         return int(self._processor.eos_id())
 
     pretokenize = staticmethod(pretokenize)
+    word_boundary: str | None = None  # the piece before each word, where words are spelled in many pieces
 
     def encode(self, text: str, *, raw: bool = False) -> list[str]:
         """Pieces of ``text``; with ``raw`` the text goes to SentencePiece as it is, without :func:`pretokenize`."""

@@ -1,4 +1,4 @@
-"""The small voice's tokenizer: every letter is a piece, so that spelling is all there is to learn.
+"""The small voice's tokenizer: every letter is a piece, so that spelling is all there is to learn; and every phone of the lexicon.
 
 A SentencePiece model, like the release's; accented Latin letters count as their base letter. Specials as there: ``<s>`` 0, ``</s>`` 1,
 ``<unk>`` 2.
@@ -12,14 +12,26 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+from indextts.text.lexicon import PHONES
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MARKS = "',.?!-"
 VOCABULARY = 3 + 1 + len(LETTERS) + len(MARKS)  # specials, the space, letters, marks
+PHONE_VOCABULARY = VOCABULARY + len(PHONES)
+
+
+def letter_tokenizer() -> bytes:
+    """The serialised SentencePiece model of :data:`VOCABULARY` pieces."""
+    return _model(())
+
+
+def phone_tokenizer() -> bytes:
+    """The same with the phones of :mod:`indextts.text.lexicon` as pieces that no text can match: :data:`PHONE_VOCABULARY` pieces."""
+    return _model(PHONES)
 
 
 @functools.cache
-def letter_tokenizer() -> bytes:
-    """The serialised SentencePiece model of :data:`VOCABULARY` pieces."""
+def _model(phones: tuple[str, ...]) -> bytes:
     import sentencepiece
 
     model = io.BytesIO()
@@ -30,7 +42,8 @@ def letter_tokenizer() -> bytes:
             sentence_iterator=iter([LETTERS, MARKS, " ".join(LETTERS)]),
             model_writer=model,
             model_type="char",
-            vocab_size=VOCABULARY,
+            vocab_size=VOCABULARY + len(phones),
+            control_symbols=list(phones),
             character_coverage=1.0,
             normalization_rule_tsv=str(rules),
             add_dummy_prefix=True,
