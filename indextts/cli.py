@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
+
+from indextts import cli_bench
+
+from indextts import cli_long
 
 EMOTION_HELP = "eight values >= 0: happy,angry,sad,afraid,disgusted,melancholic,surprised,calm"
 DEFAULT_TEXT_HELP = "the text to speak; - reads it from standard input"
@@ -19,6 +23,7 @@ DEFAULT_TEXT_HELP = "the text to speak; - reads it from standard input"
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    arguments.command_line = sys.argv[1:] if argv is None else argv
     logging.basicConfig(level=logging.INFO if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         with _warnings_as_lines():
@@ -49,13 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     say = _command(commands, "say", _say, "speak a text in the voice of a reference clip")
-    say.add_argument("text", help=DEFAULT_TEXT_HELP)
+    say.add_argument("text", nargs="?", help=DEFAULT_TEXT_HELP)
     say.add_argument("--voice", metavar="WAV", help="reference clip, 3 to 15 seconds (default: the voice's own clip)")
     say.add_argument("-o", "--output", metavar="WAV", default="speech.wav", help="file to write (default: %(default)s)")
     emotion = say.add_mutually_exclusive_group()
     emotion.add_argument("--emotion-audio", metavar="WAV", help="clip whose emotion is taken over")
     emotion.add_argument("--emotion", metavar="V,...", help=EMOTION_HELP)
     emotion.add_argument("--emotion-text", metavar="TEXT", help="describe the emotion in words")
+    cli_long.add_options(say)
     say.add_argument("--emotion-strength", type=float, default=1.0, metavar="A", help="0 to 1 (default: 1)")
     say.add_argument("--seed", type=int, help="same seed, same result")
     say.add_argument("--beams", type=int, metavar="B", help="beams of the code generation")
@@ -72,15 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--emotion-text", action="store_true", help="also the model that reads emotions from text (1.2 GB)")
 
     bench = _command(commands, "bench", _bench, "stage times, RTF, tokens per second, peak memory")
-    bench.add_argument("--codes", type=int, default=250, metavar="N", help="codes forced, 50 a second (default: %(default)s)")
-    bench.add_argument("--beams", type=_list_of(int), default=[3], metavar="B[,B]", help="beams (default: 3)")
-    bench.add_argument("--precisions", type=_list_of(str), metavar="P[,P]", help="fp32, tf32, bf16, fp16 (default: the one in force)")
-    bench.add_argument("--runs", type=int, default=5, metavar="N", help="timed runs (default: %(default)s)")
-    bench.add_argument("--warmup", type=int, default=2, metavar="N", help="untimed runs before (default: %(default)s)")
-    bench.add_argument("--plain", action="store_true", help="the plain path, without the fast decoder and mel solver, to compare with")
-    bench.add_argument("--steps", type=int, metavar="N", help="Euler steps of the mel stage")
-    bench.add_argument("--voice", metavar="WAV", help="reference clip (default: a made-up one of 5 s)")
-    bench.add_argument("--json", metavar="FILE", help="write the results")
+    cli_bench.add_options(bench, _list_of)
     _engine_options(bench)
     return parser
 
@@ -119,8 +117,9 @@ def _say(arguments: argparse.Namespace) -> int:
     # What needs no model is checked before gigabytes are loaded; infer checks the rest before its work.
     if not 0.25 <= arguments.speed <= 4:
         raise ValueError(f"--speed must be between 0.25 and 4, got {arguments.speed:g}")
+    cli_long.check_options(arguments)
     text = _read_stdin() if arguments.text == "-" else arguments.text
-    if not text.strip():
+    if text is not None and not text.strip():
         raise ValueError("the text is empty: nothing to say")
     emotion: dict[str, Any] = {}
     if arguments.emotion is not None:
@@ -134,21 +133,20 @@ def _say(arguments: argparse.Namespace) -> int:
     if arguments.voice is None and not arguments.random_weights and not find_release(arguments.model_dir).voices:
         raise ValueError("these weights have no reference clip of their own; name one of 3 to 15 seconds with --voice")
     generation = {} if arguments.beams is None else {"num_beams": arguments.beams}
+    request = {
+        "emo_audio_prompt": arguments.emotion_audio,
+        "emo_alpha": arguments.emotion_strength,
+        "duration_factor": 1 / arguments.speed,
+        "diffusion_steps": arguments.steps,
+        **emotion,
+        **generation,
+    }
+    if arguments.file is not None:
+        _out(cli_long.say_file(arguments, request, functools.partial(_engine, arguments), _progress_bar))
+        return 0
     with _engine(arguments) as tts, _progress_bar() as progress:
         voice = arguments.voice if arguments.voice is not None else tts.default_voice()
-        path = tts.infer(
-            voice,
-            text,
-            arguments.output,
-            emo_audio_prompt=arguments.emotion_audio,
-            emo_alpha=arguments.emotion_strength,
-            duration_factor=1 / arguments.speed,
-            diffusion_steps=arguments.steps,
-            seed=arguments.seed,
-            progress=progress,
-            **emotion,
-            **generation,
-        )
+        path = tts.infer(voice, text, arguments.output, seed=arguments.seed, progress=progress, **request)
         record = tts.last_telemetry
     _out(f"{path}: {record.audio_s:.2f} s of speech in {record.total_s:.2f} s (RTF {record.rtf:.2f}), seed {record.seed}")
     return 0
@@ -172,36 +170,7 @@ def _download(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from indextts.audio import load_audio, replace_file
-    from indextts.bench import bench, machine, table
-    from indextts.engine.precision import resolve_precision
-    from indextts.request import GENERATION_RANGES, check_output
-
-    # Refused now, not after minutes of work.
-    fewest, most = GENERATION_RANGES["num_beams"]
-    if not fewest <= min(arguments.beams) <= max(arguments.beams) <= most:
-        raise ValueError(f"--beams must be between {fewest} and {most}, got {','.join(map(str, arguments.beams))}")
-    for name, count in (("--codes", arguments.codes), ("--runs", arguments.runs)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
-    check_output(arguments.json, "--json")
-    if arguments.voice is not None:
-        load_audio(arguments.voice, role="--voice")
-    results = []
-    with _engine(arguments, use_accel=not arguments.plain) as tts:
-        precisions = arguments.precisions or [tts.precision]
-        for precision in precisions:
-            resolve_precision(precision, True, tts.device)
-        for precision in precisions:
-            tts.set_precision(precision)
-            options = {"codes": arguments.codes, "runs": arguments.runs, "warmup": arguments.warmup, "voice": arguments.voice}
-            results += [bench(tts, beams=beams, steps=arguments.steps, **options) for beams in arguments.beams]
-    _out(table(results))
-    if arguments.json:
-        report = {"machine": machine(), "results": [asdict(result) for result in results]}
-        replace_file(Path(arguments.json), json.dumps(report, indent=2).encode())
+    _out(cli_bench.run(arguments, _engine, _progress_bar))
     return 0
 
 

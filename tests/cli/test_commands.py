@@ -68,16 +68,17 @@ class TestBench:
     SHORT = ("--random-weights", "--device", "cpu", "--codes", "6", "--steps", "1", "--runs", "2", "--warmup", "0")
 
     def test_table_and_json(self, run: Run) -> None:
-        code, out, err = run("bench", *self.SHORT, "--beams", "1,2", "--precisions", "fp32,bf16", "--json", "new/b.json")
+        code, out, err = run("bench", *self.SHORT, "--beams", "1", "--precisions", "fp32,bf16", "--json", "new/b.json")
         assert (code, err) == (0, "")
         header, *rows = out.splitlines()
-        assert header.split()[:3] == ["precision", "beams", "codes"]
-        assert [row.split()[:3] for row in rows] == [["fp32", "1", "6"], ["fp32", "2", "6"], ["bf16", "1", "6"], ["bf16", "2", "6"]]
+        assert header.split()[:2] == ["what", "precision"]
+        assert [" ".join(row.split()[:4]) for row in rows] == ["plain fp32, 1 beam,", "accel fp32, 1 beam,", "accel bf16, 1 beam,"]
         report = json.loads(Path("new/b.json").read_text(encoding="utf-8"))
         assert {"gpu", "cpu", "torch", "torch_threads"} <= report["machine"].keys()
-        for result in report["results"]:
+        assert report["command"].startswith("indextts bench --random-weights ")
+        for result in report["rows"]:
             assert result["codes"] == 6
-            assert len(result["totals_s"]) == result["runs"] == 2
+            assert len(result["total"]["values"]) == result["runs"] == 2
             assert result["rtf"] == pytest.approx(result["total_s"] / result["audio_s"])
             assert result["settings"]["diffusion_steps"] == 1
             assert set(result["stages_s"]) == {"gpt", "s2mel", "bigvgan", "other"}
@@ -105,7 +106,7 @@ class TestBench:
         [
             (("--precisions", "fp32,fp9"), "choose 'auto' or one of"),
             (("--codes", "100000"), "codes must be between 1 and 1815"),
-            (("--steps", "0"), "diffusion_steps must be"),
+            (("--steps", "0"), "steps must be at least 1"),
         ],
     )
     def test_refused_before_work(
