@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from indextts.config_fields import ConfigError, all_equal, build_section, divides, must_be, to_plain, within
+from indextts.config_vocoder import VocoderConfig
 
 SUPPORTED_VERSION = "2.0"
 MOST_LAYERS = 200  # of any stack; more is a slip of the pen that would take hours to build
@@ -266,11 +267,11 @@ class DatasetConfig:
 class IndexTTSConfig:
     """The whole ``config.yaml``. Paths are relative to the model directory."""
 
-    IGNORED: ClassVar[tuple[str, ...]] = ("vocoder",)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     gpt: GPTConfig = field(default_factory=GPTConfig)
     semantic_codec: SemanticCodecConfig = field(default_factory=SemanticCodecConfig)
     s2mel: S2MelConfig = field(default_factory=S2MelConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
     gpt_checkpoint: str = "gpt.pth"
     s2mel_checkpoint: str = "s2mel.pth"
     w2v_stat: str = "wav2vec2bert_stats.pt"

@@ -1,4 +1,4 @@
-"""Configuration of the vocoder: the sizes in BigVGAN's own ``config.json``."""
+"""Configuration of the vocoder: which one, in ``config.yaml``, and the sizes in BigVGAN's own ``config.json``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,29 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from indextts.config_fields import ConfigError, build_section
+from indextts.config_fields import ConfigError, build_section, within
+
+GRIFFIN_LIM = "griffin_lim"
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """Section ``vocoder`` of ``config.yaml``. The release names its BigVGAN; with any name but ``griffin_lim`` its files are read.
+
+    ``name: griffin_lim`` (*ours*) stands in where no BigVGAN was trained, and needs no files: see :mod:`indextts.models.griffin_lim`.
+    """
+
+    type: str = "bigvgan"
+    name: str = "nvidia/bigvgan_v2_22khz_80band_256x"
+    iterations: int = 32  # ours, of griffin_lim
+
+    def __post_init__(self) -> None:
+        within("vocoder.iterations", self.iterations, 1, 1000)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the vocoder is a network with files of its own."""
+        return self.name != GRIFFIN_LIM
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from indextts.config_vocoder import load_bigvgan_config
 from indextts.models.bigvgan import BigVGAN
 from indextts.models.campplus import CAMPPlus
 from indextts.models.gpt import UnifiedVoice
+from indextts.models.griffin_lim import GriffinLim
 from indextts.models.s2mel import S2Mel
 from indextts.models.semantic_codec import SemanticCodec
 from indextts.models.semantic_encoder import SemanticEncoder
@@ -51,7 +52,7 @@ def load_models(release: Release) -> Models:
         semantic_encoder=load_semantic_encoder(release),
         semantic_codec=load_semantic_codec(release),
         campplus=load_campplus(release),
-        vocoder=load_bigvgan(release),
+        vocoder=load_vocoder(release),
         emotion=EmotionMatrices(speaker, emotion, release.config.emo_num),
     )
 
@@ -108,6 +109,12 @@ def load_campplus(release: Release) -> CAMPPlus:
     campplus = _network(lambda: CAMPPlus(release.config.campplus), release.cfg_path)
     load_weights(campplus, as_state(read_checkpoint(path), path), unused=CAMPPlus.UNUSED, source=str(path))
     return campplus
+
+
+def load_vocoder(release: Release) -> BigVGAN | GriffinLim:
+    """What ``config.yaml`` names as the vocoder."""
+    config, acoustic = release.config.vocoder, release.config.s2mel.preprocess_params
+    return load_bigvgan(release) if config.has_weights else GriffinLim(acoustic.spect_params, acoustic.sr, config.iterations)
 
 
 def load_bigvgan(release: Release) -> BigVGAN:

@@ -180,6 +180,8 @@ def _examine(folder: Path, config_file: Path, given: Mapping[str, Path], *, bund
         if not has_content(path):
             missing.append(str(path) if key in given else relative)
     for aux in AUXILIARIES:
+        if aux.key == "bigvgan" and not config.vocoder.has_weights:
+            continue
         if aux.key in given:
             paths[aux.key] = present(given[aux.key]).absolute()
             missing += [str(given[aux.key] / name if aux.is_folder else given[aux.key]) for name in aux.missing(given[aux.key])]

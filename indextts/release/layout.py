@@ -63,8 +63,8 @@ AUXILIARIES = (
 class Release:
     """A complete set of files: every path exists.
 
-    ``w2v_bert`` and ``bigvgan`` are folders. ``qwen_dir`` (the text-emotion classifier), ``glossary`` and ``lexicon`` are None when
-    absent.
+    ``w2v_bert`` and ``bigvgan`` are folders. ``bigvgan`` (for a vocoder without weights), ``qwen_dir`` (the text-emotion classifier),
+    ``glossary`` and ``lexicon`` are None when absent.
     """
 
     model_dir: Path
@@ -79,7 +79,7 @@ class Release:
     w2v_bert: Path
     semantic_codec: Path
     campplus: Path
-    bigvgan: Path
+    bigvgan: Path | None = None
     qwen_dir: Path | None = None
     glossary: Path | None = None
     lexicon: Path | None = None
@@ -98,12 +98,18 @@ class Release:
     @property
     def bigvgan_config(self) -> Path:
         """``config.json`` of the vocoder."""
-        return self.bigvgan / BIGVGAN_CONFIG
+        return self._bigvgan / BIGVGAN_CONFIG
 
     @property
     def bigvgan_weights(self) -> Path:
         """Weights of the vocoder's generator."""
-        return present(self.bigvgan / BIGVGAN_GENERATOR)
+        return present(self._bigvgan / BIGVGAN_GENERATOR)
+
+    @property
+    def _bigvgan(self) -> Path:
+        if self.bigvgan is None:
+            raise ValueError(f"the vocoder of {self.cfg_path} is {self.config.vocoder.name}, which has no files")
+        return self.bigvgan
 
     @property
     def voices(self) -> list[Path]:
@@ -125,8 +131,7 @@ class Release:
             "w2v_bert": self.w2v_bert_weights,
             "semantic_codec": self.semantic_codec,
             "campplus": self.campplus,
-            "bigvgan_config": self.bigvgan_config,
-            "bigvgan": self.bigvgan_weights,
+            **({"bigvgan_config": self.bigvgan_config, "bigvgan": self.bigvgan_weights} if self.bigvgan else {}),
         }
 
 

@@ -95,12 +95,15 @@ def write_random_release(path: str | os.PathLike[str], size: str | SystemSizes =
     for place in places.values():
         place.parent.mkdir(parents=True, exist_ok=True)
     for key in ("w2v_bert", "bigvgan"):
-        places[key].mkdir(exist_ok=True)
+        if key != "bigvgan" or config.vocoder.has_weights:
+            places[key].mkdir(exist_ok=True)
     modules = skeletons(sizes)
 
     torch.save({"model": _file_state("gpt", modules, sizes, seed)}, folder / config.gpt_checkpoint)
     torch.save(_training_checkpoint(_file_state("s2mel", modules, sizes, seed)), folder / config.s2mel_checkpoint)
-    torch.save({"generator": _file_state("bigvgan", modules, sizes, seed)}, places["bigvgan"] / BIGVGAN_GENERATOR)
+    if config.vocoder.has_weights:
+        torch.save({"generator": _file_state("bigvgan", modules, sizes, seed)}, places["bigvgan"] / BIGVGAN_GENERATOR)
+        _save_json({"batch_size": 32, "learning_rate": 0.0001, **config_to_dict(sizes.bigvgan)}, places["bigvgan"] / BIGVGAN_CONFIG)
     torch.save(_file_state("campplus", modules, sizes, seed), places["campplus"])
     _save_safetensors(_file_state("semantic_codec", modules, sizes, seed), places["semantic_codec"])
     encoder = _file_state("w2v_bert", modules, sizes, seed)
@@ -114,7 +117,6 @@ def write_random_release(path: str | os.PathLike[str], size: str | SystemSizes =
     (folder / config.dataset.bpe_model).write_bytes(tiny_tokenizer())
     _save_json(sizes.w2v_bert_config(), places["w2v_bert"] / "config.json")
     _save_json(_PREPROCESSOR, places["w2v_bert"] / "preprocessor_config.json")
-    _save_json({"batch_size": 32, "learning_rate": 0.0001, **config_to_dict(sizes.bigvgan)}, places["bigvgan"] / BIGVGAN_CONFIG)
     if qwen:
         from indextts.release.random_qwen import write_random_classifier
 
@@ -135,7 +137,8 @@ def published_config(config: IndexTTSConfig) -> dict[str, Any]:
             if fields[name] == defaults[section][name]:
                 del fields[name]
     plain["dataset"].update(_TRAINING_SECTIONS["dataset"])
-    plain["vocoder"] = _TRAINING_SECTIONS["vocoder"]
+    if config.vocoder.has_weights:
+        plain["vocoder"] = _TRAINING_SECTIONS["vocoder"]
     return plain
 
 

@@ -95,7 +95,7 @@ def _load_everything(release: Release) -> Iterator[Finding]:
         release.w2v_bert_weights: checkpoints.load_semantic_encoder,
         release.semantic_codec: checkpoints.load_semantic_codec,
         release.campplus: checkpoints.load_campplus,
-        release.bigvgan_weights: checkpoints.load_bigvgan,
+        **({release.bigvgan_weights: checkpoints.load_bigvgan} if release.bigvgan else {}),
         release.emotion_matrix: checkpoints.load_emotion_matrices,
     }
     for path, load in loaders.items():
