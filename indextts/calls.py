@@ -22,6 +22,7 @@ from indextts.request import ALIASES, Request, build_request
 
 if TYPE_CHECKING:
     from indextts.emotion_text import EmotionClassifier
+    from indextts.longform import LongResult
     from indextts.text import TextFrontend
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,12 @@ class Calls(EngineControls):
 
         rendered = self._worker.call(render_all, self._progress_to(progress))
         return [self._finish(request, wave, record) for request, (wave, record) in zip(checked, rendered, strict=True)]
+
+    def infer_long(self, voice: Any, text: str, output_path: Any, **options: Any) -> LongResult:
+        """Speak a book or a script into one file, going on where a run before stopped: see :func:`indextts.longform.infer_long`."""
+        from indextts.longform import infer_long
+
+        return infer_long(self, voice, text, output_path, **options)  # type: ignore[arg-type]
 
     def infer_forced(self, codes: int, **arguments: Any) -> Any:
         """:meth:`infer` with exactly ``codes`` codes in every segment, the stop code ruled out: for measuring."""

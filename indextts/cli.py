@@ -16,6 +16,8 @@ from indextts import cli_bench
 
 from indextts import cli_long
 
+from indextts import cli_long
+
 EMOTION_HELP = "eight values >= 0: happy,angry,sad,afraid,disgusted,melancholic,surprised,calm"
 DEFAULT_TEXT_HELP = "the text to speak; - reads it from standard input"
 
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     emotion.add_argument("--emotion-audio", metavar="WAV", help="clip whose emotion is taken over")
     emotion.add_argument("--emotion", metavar="V,...", help=EMOTION_HELP)
     emotion.add_argument("--emotion-text", metavar="TEXT", help="describe the emotion in words")
+    cli_long.add_options(say)
     cli_long.add_options(say)
     say.add_argument("--emotion-strength", type=float, default=1.0, metavar="A", help="0 to 1 (default: 1)")
     say.add_argument("--seed", type=int, help="same seed, same result")
