@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-import secrets
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from indextts.audio import pcm16, write_wav
-from indextts.engine.controls import EngineControls
 from indextts.engine.telemetry import Telemetry
 from indextts.engine.worker import Job, ProgressCallback
+from indextts.rendering import Rendering, named
 from indextts.request import ALIASES, Request, build_request
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Calls(EngineControls):
+class Calls(Rendering):
     """What ``IndexTTS2`` adds around its recipe (``_render``) to make calls of it."""
 
     frontend: TextFrontend
@@ -37,7 +36,7 @@ class Calls(EngineControls):
     _text_lock: threading.Lock
     infer: Callable[..., Any]
 
-    def _render(self, request: Request, job: Job, emit: Callable[[Tensor], object], share: tuple[float, float] = (0.0, 1.0)) -> Telemetry:
+    def _render(self, request: Request, job: Job, emit: Callable[[Tensor], object]) -> Telemetry:
         raise NotImplementedError
 
     def infer_generator(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -49,9 +48,11 @@ class Calls(EngineControls):
             yield result
 
     def infer_batch(self, requests: Sequence[Mapping[str, Any]], *, progress: ProgressCallback | None = None) -> list[Any]:
-        """Render several requests (dicts of :meth:`infer`'s arguments); all are checked before the first starts.
+        """Render several requests (dicts of :meth:`infer`'s arguments) together; all are checked before the first starts.
 
-        Errors: those of :meth:`infer`, with the request's index.
+        Returns, in order, what :meth:`infer` would return for each: a request's own ``seed`` gives the same sound in any company. Segments
+        are rendered ``batch_size`` at a time; those that differ in generation arguments, steps or guidance are not rendered together.
+        Errors: those of :meth:`infer`, with the request's index; no file is written then.
         """
         if isinstance(requests, Mapping):
             raise TypeError("requests must be a list of dicts of infer's arguments, got one dict")
@@ -64,15 +65,10 @@ class Calls(EngineControls):
                     raise ValueError("stream_return is for single calls of infer")
                 checked.append(self._bound_request(given))
             except (ValueError, TypeError, RuntimeError, OSError) as error:
-                # Not type(error): some subclasses take other arguments than a message.
-                kind = next(kind for kind in (FileNotFoundError, OSError, TypeError, ValueError, RuntimeError) if isinstance(error, kind))
-                raise kind(f"request {index}: {error}") from error
-
-        def render_all(job: Job) -> list[tuple[Tensor, Telemetry]]:
-            count = len(checked)
-            return [self._render_whole(request, job, (index / count, 1 / count)) for index, request in enumerate(checked)]
-
-        rendered = self._worker.call(render_all, self._progress_to(progress))
+                raise named(error, index) from error
+        if not checked:
+            return []
+        rendered = self._worker.call(lambda job: self._render_many(checked, job), self._progress_to(progress))
         return [self._finish(request, wave, record) for request, (wave, record) in zip(checked, rendered, strict=True)]
 
     def infer_long(self, voice: Any, text: str, output_path: Any, **options: Any) -> LongResult:
@@ -164,13 +160,9 @@ class Calls(EngineControls):
 
         return both
 
-    def _seed_of(self, request: Request) -> int:
-        for seed in (request.seed, self.seed):
-            if seed is not None:
-                return seed
-        return secrets.randbits(32)
-
-    def _render_whole(self, request: Request, job: Job, share: tuple[float, float] = (0.0, 1.0)) -> tuple[Tensor, Telemetry]:
+    def _render_whole(self, request: Request, job: Job) -> tuple[Tensor, Telemetry]:
+        if len(request.segments) > 1 and self.batch_size > 1:
+            return self._render_many([request], job)[0]
         pieces: list[Tensor] = []
-        record = self._render(request, job, pieces.append, share)
+        record = self._render(request, job, pieces.append)
         return torch.cat(pieces, dim=1), record

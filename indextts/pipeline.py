@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +20,15 @@ from indextts.bench import made_up_clip
 from indextts.calls import Calls
 from indextts.config import IndexTTSConfig
 from indextts.emotion_text import EmotionClassifier
+from indextts.engine.batching import Utterance, segment_generators
 from indextts.engine.reference_cache import EmotionPrompt, SpeakerPrompt
 from indextts.engine.stages import Models
 from indextts.engine.telemetry import SegmentRecord, Stopwatch, Telemetry
 from indextts.engine.worker import Job, ProgressCallback
 from indextts.models.emotion import normalize_emo_vec, scale_emotion
+from indextts.rendering import CODES_PER_TEXT_TOKEN, NO_SOUND, Run
 from indextts.request import Request
-from indextts.text import Glossary, Segment, TextFrontend, TextNormalizer, open_tokenizer
-
-CODES_PER_TEXT_TOKEN = 8  # of ordinary English speech: 50 codes and about 6 text tokens a second; for progress only
-
-
-@dataclass(frozen=True)
-class Run:
-    """One pass of the recipe: what is asked for, the job that does it, its clock, its seed, and its share of the job's progress."""
-
-    request: Request
-    job: Job
-    watch: Stopwatch
-    seed: int
-    share: tuple[float, float] = (0.0, 1.0)
-
-    def report(self, fraction: float, message: str) -> None:
-        """Progress of this run, 0 to 1; raises if the work was cancelled."""
-        begin, extent = self.share
-        self.job.progress(begin + extent * fraction, message)
-
-    def report_segment(self, index: int, fraction: float, message: str, every: bool = True) -> None:
-        """Progress within segment ``index``; where not ``every`` call should be seen, only cancellation is looked for."""
-        if not every:
-            self.job.check()
-            return
-        count = len(self.request.segments)
-        self.report(0.05 + 0.95 * (index + fraction) / count, f"segment {index + 1} of {count}: {message}")
+from indextts.text import Glossary, TextFrontend, TextNormalizer, open_tokenizer
 
 
 class IndexTTS2(Calls):
@@ -198,22 +173,18 @@ class IndexTTS2(Calls):
 
     # -------------------------------------------------------------------------------------------------------- the recipe
 
-    def _render(self, request: Request, job: Job, emit: Callable[[Tensor], object], share: tuple[float, float] = (0.0, 1.0)) -> Telemetry:
+    def _render(self, request: Request, job: Job, emit: Callable[[Tensor], object]) -> Telemetry:
         """Emit waves and the silences between them, float32 (1, samples) in [-1, 1] on the CPU; return the record."""
-        stages, watch = self._stages, Stopwatch(self.device)
-        run = Run(request, job, watch, self._seed_of(request), share)
+        run = Run(request, job, Stopwatch(self.device), self._seed_of(request))
         record = Telemetry(seed=run.seed, text=request.text, settings=self._settings_in_force(request))
         self._before_inference()
-        with stages.running():
+        with self._stages.running():
             run.report(0.0, "reading the reference voice")
-            weights = self._emotion_weights(request)
-            with watch.stage("prompt"):
-                speaker, emotion = self._prompts(request, record)
-                emotion_vector = self._emotion_vector(request, speaker, emotion, weights, run.seed)
-
+            with run.watch.stage("prompt"):
+                utterances = self._utterances(run, record)
             samples = 0
-            for index, segment in enumerate(request.segments):
-                wave, facts = self._segment(run, index, segment, speaker, emotion_vector)
+            for utterance in utterances:
+                wave, facts = self._segment(run, utterance)
                 record.segments.append(facts)
                 if facts.samples == 0:
                     continue
@@ -223,21 +194,45 @@ class IndexTTS2(Calls):
                 samples += facts.samples
                 wave = wave.float().cpu()
                 if record.first_audio_s is None:
-                    record.first_audio_s = watch.elapsed()
+                    record.first_audio_s = run.watch.elapsed()
                 emit(wave)
         if samples == 0:
-            raise RuntimeError("the model ended every segment at once, so there is no sound; try another seed or a longer text")
-        record.close(watch, samples, self.sample_rate)
+            raise RuntimeError(NO_SOUND)
+        record.close(run.watch, samples, self.sample_rate)
         self._after_inference(record)
         run.report(1.0, "done")
         return record
 
-    def _segment(self, run: Run, index: int, segment: Segment, speaker: SpeakerPrompt, emotion: Tensor) -> tuple[Tensor, SegmentRecord]:
+    def _utterances(self, run: Run, record: Telemetry, number: int = 0) -> list[Utterance]:
+        """The request's segments with the voice, the emotion vector and all else that they are spoken with."""
+        request = run.request
+        weights = self._emotion_weights(request)
+        speaker, emotion = self._prompts(request, record)
+        vector = self._emotion_vector(request, speaker, emotion, weights, run.seed)
+        return [
+            Utterance(
+                request=number,
+                index=index,
+                ids=tuple(segment.ids),
+                speaker=speaker,
+                emotion=vector,
+                seed=run.seed,
+                sampling=request.sampling,
+                diffusion_steps=request.diffusion_steps,
+                guidance=request.guidance,
+                duration_factor=request.duration_factor,
+                forced_codes=request.forced_codes,
+            )
+            for index, segment in enumerate(request.segments)
+        ]
+
+    def _segment(self, run: Run, utterance: Utterance) -> tuple[Tensor, SegmentRecord]:
         """One text segment: ids -> codes -> latents -> mel -> wave (1, samples)."""
-        stages, request, watch = self._stages, run.request, run.watch
-        generator = torch.Generator(self.device).manual_seed((run.seed + 7919 * index) % 2**63)
-        ids = torch.tensor([segment.ids], dtype=torch.int32, device=self.device)
-        likely_codes = CODES_PER_TEXT_TOKEN * len(segment.ids)
+        stages, watch = self._stages, run.watch
+        index, tokens, speaker, emotion = utterance.index, len(utterance), utterance.speaker, utterance.emotion
+        draws, noise = segment_generators(utterance.seed, index, self.device)
+        ids = torch.tensor([utterance.ids], dtype=torch.int32, device=self.device)
+        likely_codes = CODES_PER_TEXT_TOKEN * tokens
 
         run.report_segment(index, 0.0, "codes")
         with watch.stage("gpt", index):
@@ -245,15 +240,15 @@ class IndexTTS2(Calls):
                 ids,
                 speaker,
                 emotion,
-                request.sampling,
-                generator,
+                utterance.sampling,
+                draws,
                 on_step=lambda n: run.report_segment(index, 0.7 * min(1.0, n / likely_codes), f"{n} codes", every=n % 10 == 0),
-                forced_codes=request.forced_codes,
+                forced_codes=utterance.forced_codes,
             )
             codes = generated.codes[:, : int(generated.lengths[0])]
-        n, hit_limit = codes.shape[1], bool(generated.hit_limit[0]) and request.forced_codes is None
+        n, hit_limit = codes.shape[1], bool(generated.hit_limit[0]) and utterance.forced_codes is None
         if n == 0:
-            return torch.zeros(1, 0), SegmentRecord(index, len(segment.ids), 0, 0, 0, hit_limit)
+            return torch.zeros(1, 0), SegmentRecord(index, tokens, 0, 0, 0, hit_limit)
 
         with watch.stage("gpt", index):
             latents = stages.codes_to_latents(ids, speaker, emotion, codes, prefix)
@@ -262,16 +257,16 @@ class IndexTTS2(Calls):
                 codes,
                 latents,
                 speaker,
-                steps=request.diffusion_steps,
-                guidance=request.guidance,
-                duration_factor=request.duration_factor,
-                generator=generator,
+                steps=utterance.diffusion_steps,
+                guidance=utterance.guidance,
+                duration_factor=utterance.duration_factor,
+                generator=noise,
                 on_step=lambda step, steps: run.report_segment(index, 0.7 + 0.25 * step / steps, f"mel, step {step} of {steps}"),
             )
         run.report_segment(index, 0.95, "wave")
         with watch.stage("bigvgan", index):
             wave = stages.mel_to_wave(mel)
-        return wave, SegmentRecord(index, len(segment.ids), n, mel.shape[-1], wave.shape[-1], hit_limit)
+        return wave, SegmentRecord(index, tokens, n, mel.shape[-1], wave.shape[-1], hit_limit)
 
     def _prompts(self, request: Request, record: Telemetry) -> tuple[SpeakerPrompt, EmotionPrompt]:
         """Speaker and emotion prompt, from the reference cache if their clips were heard before."""

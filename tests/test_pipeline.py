@@ -64,7 +64,8 @@ class TestResult:
         assert all(piece.shape[1] == 4410 and not piece.any() for piece in pieces[1::2])
         whole = speak(engine, text=TEXT, max_text_tokens_per_segment=20)
         joined = (32767 * torch.cat(pieces, dim=1)).to(torch.int16).reshape(-1, 1).numpy()
-        assert np.array_equal(joined, whole)
+        assert joined.shape == whole.shape
+        assert abs(joined.astype(int) - whole).max() <= 1, "one after the other or as a batch: the same but for rounding"
 
     def test_stream_to_a_file(self, engine: IndexTTS2, tmp_path: Path) -> None:
         path = tmp_path / "speech.wav"
@@ -96,9 +97,10 @@ class TestResult:
             {"spk_audio_prompt": VOICE, "text": "Good bye.", "output_path": tmp_path / "b.wav", **SHORT},
         ]
         first, second = engine.infer_batch(requests)
-        assert np.array_equal(first[1], speak(engine))
+        assert abs(first[1].astype(int) - speak(engine)).max() <= 1
         assert second == tmp_path / "b.wav"
-        assert np.array_equal(soundfile.read(second, dtype="int16", always_2d=True)[0], speak(engine, text="Good bye."))
+        written = soundfile.read(second, dtype="int16", always_2d=True)[0].astype(int)
+        assert abs(written - speak(engine, text="Good bye.")).max() <= 1
 
 
 class TestArguments:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from indextts.models.campplus import CAMPPlus
     from indextts.models.emotion import EmotionMatrices
     from indextts.models.gpt import UnifiedVoice
+    from indextts.models.griffin_lim import GriffinLim
     from indextts.models.s2mel import S2Mel
     from indextts.models.semantic_codec import SemanticCodec
     from indextts.models.semantic_encoder import SemanticEncoder
@@ -59,7 +60,7 @@ class Models:
     semantic_encoder: SemanticEncoder
     semantic_codec: SemanticCodec
     campplus: CAMPPlus
-    vocoder: BigVGAN
+    vocoder: BigVGAN | GriffinLim
     emotion: EmotionMatrices
 
     def networks(self) -> dict[str, nn.Module]:
@@ -195,7 +196,7 @@ class Stages:
         style = self.campplus(style_features(wav_16k.to(self.device)))
         _, quantised = self.semantic_codec.quantize(features)
         condition = self.s2mel.length_regulator(quantised, torch.tensor([mel.shape[-1]], device=self.device))
-        with self._gpt_autocast():
+        with self.gpt_autocast():
             latents = self.gpt.speaker_latents(features)
         return SpeakerPrompt(features, style, condition, mel, latents)
 
@@ -226,7 +227,7 @@ class Stages:
         forced_codes: int | None = None,
     ) -> tuple[GeneratedCodes, PrefixState | None]:
         """Generate semantic codes for one segment of ids (1, L); with them what :meth:`codes_to_latents` need not compute again."""
-        with self._gpt_autocast():
+        with self.gpt_autocast():
             prefix, mask = self.gpt.prefix(self.gpt.conditioning(speaker.latents, emotion), text_ids)
             if self.decoder is None:
                 return generate(self.gpt, prefix, mask, params, generator=generator, on_step=on_step, forced_codes=forced_codes), None
@@ -246,7 +247,7 @@ class Stages:
         if prefix is not None and self.decoder is not None:
             return self.decoder.latents(prefix, codes)
         lengths = [torch.tensor([t.shape[1]], device=self.device) for t in (text_ids, codes)]
-        with self._gpt_autocast():
+        with self.gpt_autocast():
             conditioning = self.gpt.conditioning(speaker.latents, emotion)
             return self.gpt.latents(conditioning, text_ids, lengths[0], codes, lengths[1]).float()
 
@@ -264,18 +265,25 @@ class Stages:
     ) -> Tensor:
         """Mel (1, 80, N) of codes (1, n) in the speaker's voice; N = trunc(1.72 n) times the duration factor."""
         frames = target_frames(codes.shape[1], duration_factor)
+        condition = self.s2mel.length_regulator(self.content_of(codes, latents), torch.tensor([frames], device=self.device))
+        mu = torch.cat([speaker.condition, condition], dim=1)
+        noise = torch.randn(1, speaker.mel.shape[1], mu.shape[1], device=self.device, generator=generator)
+        mel = self.solve(mu, speaker.mel, speaker.style, steps=steps, guidance=guidance, noise=noise, on_step=on_step)
+        return mel[:, :, speaker.mel.shape[-1] :]
+
+    def content_of(self, codes: Tensor, latents: Tensor) -> Tensor:
+        """Input of the length regulator, (B, n, in_channels): codes (B, n) and latents (B, n, D), frame by frame."""
         # Sampling does not rule out the start code, which the codebook lacks; a trained model does not choose it, random weights do.
         codes = codes.clamp(max=self.config.semantic_codec.codebook_size - 1)
         if self.content is not None:
-            content = self.content(codes, latents)
-        else:
-            content = self.s2mel.gpt_layer(latents) + self.semantic_codec.vq2emb(codes).transpose(1, 2)
-        condition = self.s2mel.length_regulator(content, torch.tensor([frames], device=self.device))
-        mu = torch.cat([speaker.condition, condition], dim=1)
-        noise = torch.randn(1, speaker.mel.shape[1], mu.shape[1], device=self.device, generator=generator)
-        solve = self.s2mel.cfm.solve if self.solver is None or self.compiled else self.solver.solve
-        mel = solve(mu, speaker.mel, speaker.style, steps=steps, guidance=guidance, noise=noise, on_step=on_step)
-        return mel[:, :, speaker.mel.shape[-1] :]
+            return self.content(codes, latents)
+        content: Tensor = self.s2mel.gpt_layer(latents) + self.semantic_codec.vq2emb(codes).transpose(1, 2)
+        return content
+
+    @property
+    def solve(self) -> Callable[..., Tensor]:
+        """The flow-matching solver in force; arguments as for :meth:`FlowMatching.solve`."""
+        return self.s2mel.cfm.solve if self.solver is None or self.compiled else self.solver.solve
 
     def mel_to_wave(self, mel: Tensor) -> Tensor:
         """Waveform (1, 256 N) in [-1, 1] of a mel (1, 80, N)."""
@@ -291,14 +299,15 @@ class Stages:
         return StaticDecoder(self.gpt, self.device, self.dtype, use_graphs=self._captures, warmup_steps=self._warmup_steps)
 
     def _emotion_of(self, features: Tensor) -> EmotionPrompt:
-        with self._gpt_autocast():
+        with self.gpt_autocast():
             return EmotionPrompt(features, self.gpt.emotion_vector(features).float())
 
     def _semantic_features(self, wav_16k: Tensor) -> Tensor:
         inputs, mask = semantic_features_frontend(wav_16k.to(self.device))
         return self.semantic_encoder(inputs, mask)
 
-    def _gpt_autocast(self) -> contextlib.AbstractContextManager[object]:
+    def gpt_autocast(self) -> contextlib.AbstractContextManager[object]:
+        """What must be in force around every use of the GPT."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
 
