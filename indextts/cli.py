@@ -12,11 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from indextts import cli_bench
-
-from indextts import cli_long
-
-from indextts import cli_long
+from indextts import cli_bench, cli_long
 
 EMOTION_HELP = "eight values >= 0: happy,angry,sad,afraid,disgusted,melancholic,surprised,calm"
 DEFAULT_TEXT_HELP = "the text to speak; - reads it from standard input"
@@ -63,7 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     emotion.add_argument("--emotion-audio", metavar="WAV", help="clip whose emotion is taken over")
     emotion.add_argument("--emotion", metavar="V,...", help=EMOTION_HELP)
     emotion.add_argument("--emotion-text", metavar="TEXT", help="describe the emotion in words")
-    cli_long.add_options(say)
     cli_long.add_options(say)
     say.add_argument("--emotion-strength", type=float, default=1.0, metavar="A", help="0 to 1 (default: 1)")
     say.add_argument("--seed", type=int, help="same seed, same result")
@@ -133,7 +128,7 @@ def _say(arguments: argparse.Namespace) -> int:
     for option, clip in (("--voice", arguments.voice), ("--emotion-audio", arguments.emotion_audio)):
         if clip is not None:
             load_audio(clip, role=option)
-    if arguments.voice is None and not arguments.random_weights and not find_release(arguments.model_dir).voices:
+    if arguments.voice is None and not arguments.voice_of and not arguments.random_weights and not find_release(arguments.model_dir).voices:
         raise ValueError("these weights have no reference clip of their own; name one of 3 to 15 seconds with --voice")
     generation = {} if arguments.beams is None else {"num_beams": arguments.beams}
     request = {

@@ -29,7 +29,7 @@ def add_options(say: argparse.ArgumentParser) -> None:
 def check_options(arguments: argparse.Namespace) -> None:
     """Refuse combinations that mean nothing. Errors: ``ValueError``."""
     if (arguments.text is None) == (arguments.file is None):
-        raise ValueError("give either a text or --file")
+        raise ValueError("give a --file, or a text (see indextts say --help)")
     if arguments.file is None and (arguments.voice_of or arguments.keep_parts or arguments.workers):
         raise ValueError("--voice-of, --keep-parts and --workers go with --file")
     workers = arguments.workers
@@ -86,7 +86,9 @@ def say_file(
             count = "auto" if arguments.workers == "auto" else int(arguments.workers)
             pool = stack.enter_context(WorkerPool(count, engine=make_engine))
         progress = stack.enter_context(progress_bar())
-        voice = arguments.voice if arguments.voice is not None else tts.default_voice()
+        voice = arguments.voice
+        if voice is None and (tts.release is None or tts.release.voices):
+            voice = tts.default_voice()
         options = {"voices": voices, "seed": arguments.seed or 0, "keep_parts": arguments.keep_parts, "pool": pool, "progress": progress}
         result = tts.infer_long(voice, text, arguments.output, **options, **request)
     earlier = f", {result.found} of them from an earlier run" if result.found else ""
