@@ -1,0 +1,50 @@
+"""Lesson 08: where the time of a call went, and what a faster stage would bring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from indextts.engine.telemetry import Telemetry
+
+STAGES = {"gpt": "GPT", "s2mel": "S2Mel", "bigvgan": "BigVGAN", "other": "other"}
+
+
+def stage_seconds(record: Telemetry) -> dict[str, float]:
+    """Seconds by stage; they add up to the total."""
+    return {name: float(getattr(record, f"{key}_s")) for key, name in STAGES.items()}
+
+
+def stage_shares(seconds: dict[str, float | None]) -> dict[str, float]:
+    """Percent of the total by stage; a stage without a figure is left out of the list, not of the total."""
+    total = sum(value for value in seconds.values() if value is not None)
+    return {name: 100 * value / total for name, value in seconds.items() if value is not None}
+
+
+def recorded_shares(row: dict[str, Any]) -> dict[str, float]:
+    """Percent of the total by stage of a recorded row with ``gpt_s``, ``s2mel_s``, ``bigvgan_s`` (may be None) and ``total_s``."""
+    known = {name: row[f"{key}_s"] for key, name in STAGES.items() if row.get(f"{key}_s") is not None}
+    known["other"] = row["total_s"] - sum(known.values())
+    return {name: 100 * value / row["total_s"] for name, value in known.items()}
+
+
+def amdahl(share_percent: float, faster: float) -> float:
+    """Speed-up of the whole when the part that takes ``share_percent`` of it becomes ``faster`` times as fast.
+
+    Errors: ``ValueError`` for a share outside 0 to 100 or a factor that is not positive.
+    """
+    if not 0 <= share_percent <= 100 or faster <= 0:
+        raise ValueError(f"a share is 0 to 100 percent and a factor above 0, got {share_percent} and {faster}")
+    share = share_percent / 100
+    return 1 / (1 - share + share / faster)
+
+
+def hint(shares: dict[str, float]) -> str:
+    """What the shares of the stages suggest, by the thresholds of the optimisation guide."""
+    if shares.get("GPT", 0) > 60:
+        return "GPT is the bottleneck: fewer launches (graphs), 16-bit weights, fewer beams; then larger batches"
+    if shares.get("BigVGAN", 0) > 40:
+        return "the vocoder is the bottleneck: CUDA graphs; on a CPU, more threads"
+    if shares.get("S2Mel", 0) > 40:
+        return "S2Mel is the bottleneck: fewer steps, TF32 or 16 bits, no guidance where quality allows"
+    return "no stage stands out: look at what is paid once a call, and at batches"
