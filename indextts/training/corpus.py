@@ -129,6 +129,11 @@ class Corpus:
         pieces = self._labels[index.clamp(max=self._labels_used - 1)].long()
         return pieces.masked_fill((pieces == UNKNOWN) | (index >= end[:, None]), IGNORED)
 
+    def labels_of(self, i: int) -> npt.NDArray[np.uint8]:
+        """Phones (T,) of a whole utterance, unknown ones included."""
+        first = int(self.label_starts[i])
+        return np.asarray(self._labels[first : first + int(self.tokens[i])].cpu())
+
 
 def _appended(store: Tensor, used: int, new: Tensor) -> tuple[Tensor, int]:
     """``store`` with ``new`` after its first ``used`` entries; grows by half when full."""

@@ -13,10 +13,10 @@ import yaml
 from torch import Tensor
 
 from indextts.config import config_to_dict
-from indextts.release.layout import AUXILIARIES, BIGVGAN_GENERATOR, CONFIG_NAME
+from indextts.release.layout import AUXILIARIES, BIGVGAN_GENERATOR, CONFIG_NAME, LEXICON_NAME
 from indextts.release.random_release import published_config
 from indextts.release.sizes import SystemSizes
-from indextts.training.letters import letter_tokenizer
+from indextts.training.letters import phone_tokenizer
 from indextts.training.make_data import SAMPLE_RATE
 from indextts.training.parts import load_part, stored_form, under
 from indextts.training.sizes import SIZES
@@ -29,8 +29,11 @@ _NEVER = -1e4  # a logit
 _CLIP_TEXT = "This is how I sound when I read a sentence aloud."
 
 
-def export_release(parts: Path, folder: Path, size: str = "small") -> Path:
-    """Write the release ``folder`` from the trained ``parts``; returns it. ``FileNotFoundError`` names a part that is missing."""
+def export_release(parts: Path, folder: Path, size: str = "small", lexicon: Path | None = None) -> Path:
+    """Write the release ``folder`` from the trained ``parts``; returns it. ``FileNotFoundError`` names a part that is missing.
+
+    ``lexicon``: the one that the GPT was trained with; without it the voice reads every word from its letters.
+    """
     sizes = SIZES[size]()
     config = sizes.config
     places = {aux.key: folder / aux.place for aux in AUXILIARIES}
@@ -45,15 +48,19 @@ def export_release(parts: Path, folder: Path, size: str = "small") -> Path:
         places["campplus"]: under(load_part(parts, "speaker")[0], "campplus"),
         folder / config.gpt_checkpoint: under(gpt, "gpt"),
         folder / config.s2mel_checkpoint: under(load_part(parts, "s2mel")[0], "s2mel"),
-        places["bigvgan"] / BIGVGAN_GENERATOR: under(load_part(parts, "vocoder")[0], "vocoder"),
         folder / config.emo_matrix: {"emotion": gpt["matrix.emotion"]},
         folder / config.spk_matrix: {"speaker": gpt["matrix.speaker"]},
     }
+    if config.vocoder.has_weights:
+        files[places["bigvgan"] / BIGVGAN_GENERATOR] = under(load_part(parts, "vocoder")[0], "vocoder")
     for path, state in files.items():
         _save(state, path)
-    (folder / config.dataset.bpe_model).write_bytes(letter_tokenizer())
+    (folder / config.dataset.bpe_model).write_bytes(phone_tokenizer())
+    if lexicon is not None:
+        shutil.copy(lexicon, folder / LEXICON_NAME)
     _save_json(sizes.w2v_bert_config(), places["w2v_bert"] / "config.json")
-    _save_json(config_to_dict(sizes.bigvgan), places["bigvgan"] / "config.json")
+    if config.vocoder.has_weights:
+        _save_json(config_to_dict(sizes.bigvgan), places["bigvgan"] / "config.json")
     (folder / CONFIG_NAME).write_text(_config_text(sizes), encoding="utf-8")
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     logger.info("%s: %.1f MB", folder, total / 1e6)

@@ -7,8 +7,11 @@ system uses both, and a small model cannot be expected to shrug off the differen
 from __future__ import annotations
 
 import logging
+import random
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from indextts.models.gpt import UnifiedVoice
+from indextts.text.lexicon import Lexicon, LexiconTokenizer
+from indextts.training.alignment import NOWHERE, Positions, Watch, align
 from indextts.training.coding import CodedCorpus
 from indextts.training.emotions import emotion_rows
-from indextts.training.letters import letter_tokenizer
+from indextts.training.letters import phone_tokenizer
 from indextts.training.loop import StageSettings, Trainer, autocast
 from indextts.training.parts import load_part, restore
 from indextts.training.sizes import SIZES
@@ -33,6 +38,9 @@ _POOL = 4096  # utterances that are sorted by length at a time
 _TEXT_WEIGHT = 0.01
 _DROPOUT = 0.05
 _OTHER_MANNER = 0.25  # share of rows whose manner comes from another speaker
+SPELLED = 0.12  # share of known words that training spells
+_WATCHED_HEADS = 2  # of each watched layer; the others look where they like
+_ALIGNMENT_WEIGHT = 0.1
 
 
 @dataclass
@@ -44,26 +52,44 @@ class GPTBatch:
     text_lengths: Tensor
     codes: Tensor  # (B, N)
     code_lengths: Tensor
+    positions: Tensor | None = None  # (B, N) text position that each code speaks, NOWHERE if unknown
 
 
 class TextIds:
-    """Letter ids of a corpus's texts, encoded once."""
+    """Text ids of a corpus, encoded once, as the voice's front-end encodes them; without a ``lexicon`` every word is spelled.
 
-    def __init__(self) -> None:
-        import sentencepiece
+    A share of the known words is spelled all the same, so that words that no lexicon knows can be read from their letters.
+    """
 
-        self._encode = sentencepiece.SentencePieceProcessor(model_proto=letter_tokenizer()).encode
+    def __init__(self, lexicon: Path | None = None, seed: int = 0, spelled: float = SPELLED) -> None:
+        rng = random.Random(seed)
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder, "bpe.model")
+            model.write_bytes(phone_tokenizer())
+            self._tokenizer = LexiconTokenizer(model, Lexicon.load(lexicon) if lexicon else Lexicon({}))
+        self._spell = lambda _: rng.random() < spelled
+        self._pieces: list[list[str]] = []
         self._rows: list[list[int]] = []
+        self._positions: list[Positions] = []
 
     def ids(self, text: str) -> list[int]:
-        """Ids of one text."""
-        ids: list[int] = self._encode(text.upper())
-        return ids
+        """Ids of one text, as in synthesis."""
+        return self._tokenizer.ids(self._tokenizer.encode(text))
 
     def rows(self, texts: list[str]) -> list[list[int]]:
         """Ids of all ``texts``, of which earlier calls saw the first ones."""
-        self._rows += self._encode([text.upper() for text in texts[len(self._rows) :]])
+        for text in texts[len(self._rows) :]:
+            pieces = self._tokenizer.encode(text, spell=self._spell)
+            self._pieces.append(pieces)
+            self._rows.append(self._tokenizer.ids(pieces))
         return self._rows
+
+    def positions(self, corpus: CodedCorpus) -> list[Positions]:
+        """Per utterance the text position that each of its codes speaks (:func:`indextts.training.alignment.align`)."""
+        self.rows(corpus.texts)
+        for i in range(len(self._positions), len(corpus)):
+            self._positions.append(align(self._pieces[i], corpus.labels_of(i)))
+        return self._positions
 
 
 def load_gpt_part(settings: StageSettings) -> tuple[UnifiedVoice, dict[str, Tensor]]:
@@ -75,29 +101,52 @@ def load_gpt_part(settings: StageSettings) -> tuple[UnifiedVoice, dict[str, Tens
     return gpt.to(settings.device).requires_grad_(False).eval(), matrices
 
 
-def train_gpt(corpus: CodedCorpus, settings: StageSettings) -> None:
-    """Train for the time given; the part also holds the emotion tables."""
+def watched_layers(layers: int) -> list[int]:
+    """Which attention layers of a stack of ``layers`` are shown where to look: from the second on, every other one, at most three."""
+    return list(range(1, layers, 2))[:3]
+
+
+def train_gpt(corpus: CodedCorpus, settings: StageSettings, lexicon: Path | None = None, guided: bool = True) -> None:
+    """Train for the time given; the part also holds the emotion tables.
+
+    ``lexicon``: the ``lexicon.txt.gz`` that the voice will come with. ``guided``: some attention heads are shown which piece each code
+    speaks, so that the alignment is there after a few hundred steps; needs speech with phone times.
+    """
     torch.manual_seed(settings.seed)
     config = SIZES[settings.size]().config
     gpt = UnifiedVoice(config.gpt, dropout=_DROPOUT)
     trainer = Trainer("gpt", {"gpt": gpt}, settings, peak=1.2e-3, betas=(0.9, 0.96), weight_decay=0.03)
-    texts = TextIds()
+    texts = TextIds(lexicon, settings.seed)
+    watch = Watch([gpt.gpt.h[i].attn for i in watched_layers(config.gpt.layers)], _WATCHED_HEADS) if guided else None
     compile_blocks(gpt.gpt.h, settings.device)
 
     def tables() -> dict[str, Tensor]:
         averaged: Any = trainer.averaged["gpt"]
         return emotion_rows(averaged, corpus, config.emo_num)
 
-    batches = _endless_batches(corpus, texts, int(_BATCH_TOKENS * settings.batch), config.gpt.max_mel_tokens)
+    batches = _endless_batches(corpus, texts, int(_BATCH_TOKENS * settings.batch), config.gpt.max_mel_tokens, guided)
     gpt.train()
     while trainer.running:
         batch = next(batches)
         with trainer.autocast():
             conditioning = _conditioning(gpt, corpus, batch.ids)
             text_loss, code_loss, right = sequence_losses(gpt, conditioning, batch)
-        trainer.step(code_loss + _TEXT_WEIGHT * text_loss, codes=code_loss, text=text_loss, code_accuracy=right)
+        loss, values = code_loss + _TEXT_WEIGHT * text_loss, {"codes": code_loss, "text": text_loss, "code_accuracy": right}
+        if watch is not None:
+            values["attention"] = attention_loss(watch, batch, conditioning.shape[1])
+            loss = loss + _ALIGNMENT_WEIGHT * values["attention"]
+        trainer.step(loss, **values)
         trainer.save_if_due(tables)
     trainer.save(tables())
+
+
+def attention_loss(watch: Watch, batch: GPTBatch, before: int) -> Tensor:
+    """How little the watched heads look at the piece that the next code speaks, in the last pass; ``before`` positions precede text."""
+    assert batch.positions is not None
+    known = (batch.positions != NOWHERE) & (torch.arange(batch.positions.shape[1], device=batch.codes.device) < batch.code_lengths[:, None])
+    queries = before + batch.text_lengths[:, None] + 2 + torch.arange(batch.positions.shape[1], device=batch.codes.device)
+    longest = int((batch.text_lengths + batch.code_lengths).max()) + before + 4
+    return watch.loss(queries.clamp(max=longest - 1), before + 1 + batch.positions.clamp(min=0), known)
 
 
 def warm_up(settings: StageSettings) -> None:
@@ -124,11 +173,12 @@ def warm_up(settings: StageSettings) -> None:
         loss.backward()
 
 
-def _endless_batches(corpus: CodedCorpus, texts: TextIds, budget: int, longest: int) -> Iterator[GPTBatch]:
+def _endless_batches(corpus: CodedCorpus, texts: TextIds, budget: int, longest: int, guided: bool) -> Iterator[GPTBatch]:
     """Batches of at most ``budget`` padded tokens, forever; new shards join between pools."""
     while True:
         corpus.refresh(24)
         rows = texts.rows(corpus.texts)
+        positions = texts.positions(corpus) if guided else None
         pool = corpus.rng.choice(len(corpus), min(_POOL, len(corpus)), replace=False)
         pool = pool[corpus.tokens[pool] < longest]
         pool = pool[np.argsort([len(rows[i]) + corpus.tokens[i] for i in pool], kind="stable")]
@@ -143,18 +193,23 @@ def _endless_batches(corpus: CodedCorpus, texts: TextIds, budget: int, longest: 
             current.append(int(i))
         groups.append(current)
         for number in corpus.rng.permutation(len(groups)):
-            yield _collate(corpus, rows, np.array(groups[number]))
+            yield _collate(corpus, rows, np.array(groups[number]), positions)
 
 
-def _collate(corpus: CodedCorpus, rows: list[list[int]], ids: npt.NDArray[np.int64]) -> GPTBatch:
+def _collate(corpus: CodedCorpus, rows: list[list[int]], ids: npt.NDArray[np.int64], positions: list[Positions] | None) -> GPTBatch:
     lengths = [len(rows[i]) for i in ids]
     text = np.ones((len(ids), max(lengths)), np.int64)
     for row, i in enumerate(ids):
         text[row, : lengths[row]] = rows[i]
     tokens = corpus.tokens[ids]
     codes = corpus.codes(ids, np.zeros_like(ids), int(tokens.max()))
-    on = lambda array: torch.from_numpy(np.asarray(array, np.int64)).to(corpus.device, non_blocking=True)  # noqa: E731 (three uses, one line)
-    return GPTBatch(ids, on(text), on(lengths), codes, on(tokens))
+    on = lambda array: torch.from_numpy(np.asarray(array, np.int64)).to(corpus.device, non_blocking=True)  # noqa: E731 (used often, one line)
+    there = None
+    if positions is not None:
+        there = np.full(codes.shape, NOWHERE, np.int64)
+        for row, i in enumerate(ids):
+            there[row, : tokens[row]] = positions[i]
+    return GPTBatch(ids, on(text), on(lengths), codes, on(tokens), None if there is None else on(there))
 
 
 def _conditioning(gpt: UnifiedVoice, corpus: CodedCorpus, ids: npt.NDArray[np.int64]) -> Tensor:

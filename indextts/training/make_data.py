@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -46,7 +47,7 @@ class Utterance:
 class Studio:
     """All synthesisers of one process."""
 
-    def __init__(self, synth: Path, corpus: Path | None, seed: int) -> None:
+    def __init__(self, synth: Path, corpus: Path | None, seed: int, shares: Mapping[str, float] | None = None) -> None:
         self._engines: dict[str, Espeak | Flite | RHVoice] = {}
         for name, make in (("espeak", Espeak), ("flite", Flite), ("rhvoice", RHVoice)):
             try:
@@ -55,7 +56,7 @@ class Studio:
                 logger.warning("no speech from %s: %s", name, error)
         if not self._engines:
             raise RuntimeError(f"no synthesiser of {synth} runs on this machine")
-        self._casting = Casting({name: engine.voices() for name, engine in self._engines.items()}, seed)
+        self._casting = Casting({name: engine.voices() for name, engine in self._engines.items()}, seed, shares)
         self._texts = SentenceSource(corpus, seed)
         self._rng = random.Random(seed)
 
@@ -121,16 +122,28 @@ def save_shard(utterances: list[Utterance], path: Path) -> None:
 
 
 def make_shards(
-    folder: Path, synth: Path, corpus: Path | None, *, seed: int, workers: int, hours: float, seconds: float, shard_s: float = _SHARD_S
+    folder: Path,
+    synth: Path,
+    corpus: Path | None,
+    *,
+    seed: int,
+    workers: int,
+    hours: float,
+    seconds: float,
+    shard_s: float = _SHARD_S,
+    shares: Mapping[str, float] | None = None,
 ) -> None:
-    """Fill ``folder`` with about ``hours`` of speech, for at most ``seconds``, on ``workers`` processes; returns when they are done."""
+    """Fill ``folder`` with about ``hours`` of speech, for at most ``seconds``, on ``workers`` processes; returns when they are done.
+
+    ``shares``: as for :class:`indextts.training.speakers.Casting`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + seconds
     context = multiprocessing.get_context("spawn")
     jobs = [
         context.Process(
             target=_work,
-            args=(folder, synth, corpus, seed * 1000 + i, hours * 3600 / workers, deadline, shard_s),
+            args=(folder, synth, corpus, seed * 1000 + i, hours * 3600 / workers, deadline, shard_s, shares),
             daemon=True,
             name=f"studio-{i}",
         )
@@ -145,12 +158,21 @@ def make_shards(
     logger.info("%d shards in %s", len(list(folder.glob("*.npz"))), folder)
 
 
-def _work(folder: Path, synth: Path, corpus: Path | None, seed: int, audio_s: float, deadline: float, shard_s: float) -> None:
+def _work(
+    folder: Path,
+    synth: Path,
+    corpus: Path | None,
+    seed: int,
+    audio_s: float,
+    deadline: float,
+    shard_s: float,
+    shares: Mapping[str, float] | None,
+) -> None:
     import torch
 
     torch.set_num_threads(1)
     os.nice(5)  # the trainers' launches go first
-    studio = Studio(synth, corpus, seed)
+    studio = Studio(synth, corpus, seed, shares)
     made, number = 0.0, 0
     while made < audio_s and time.monotonic() < deadline and not (folder / STOP_FILE).exists():
         target = min(shard_s, _FIRST_SHARD_S if number == 0 else shard_s, audio_s - made)

@@ -13,6 +13,7 @@ from torch import Tensor
 from indextts.engine.generate import generate
 from indextts.engine.sampling import SamplingParams
 from indextts.models.bigvgan import BigVGAN
+from indextts.models.griffin_lim import GriffinLim
 from indextts.models.length_regulator import target_frames
 from indextts.models.s2mel import S2Mel
 from indextts.training.codec import load_codec
@@ -35,14 +36,19 @@ TEXTS = (
 
 
 @torch.inference_mode()
-def render_samples(corpus: CodedCorpus, settings: StageSettings, folder: Path) -> list[Path]:
+def render_samples(corpus: CodedCorpus, settings: StageSettings, folder: Path, lexicon: Path | None = None) -> list[Path]:
     """Write per text one file from generated codes, and per prompt one from its own codes (copy synthesis); returns the paths."""
     sizes = SIZES[settings.size]()
     config, device = sizes.config, settings.device
     codec, gpt = load_codec(settings), load_gpt_part(settings)[0]
-    s2mel, vocoder = S2Mel(config.s2mel, config.gpt_latent_dim), BigVGAN(sizes.bigvgan)
+    s2mel = S2Mel(config.s2mel, config.gpt_latent_dim)
     restore({"s2mel": s2mel}, load_part(settings.parts, "s2mel")[0])
-    restore({"vocoder": vocoder}, load_part(settings.parts, "vocoder")[0])
+    vocoder: BigVGAN | GriffinLim
+    if config.vocoder.has_weights:
+        vocoder = BigVGAN(sizes.bigvgan)
+        restore({"vocoder": vocoder}, load_part(settings.parts, "vocoder")[0])
+    else:
+        vocoder = GriffinLim(config.s2mel.preprocess_params.spect_params, SAMPLE_RATE, config.vocoder.iterations)
     s2mel.to(device).eval()
     vocoder.to(device).eval()
     inference = config.inference
@@ -52,7 +58,7 @@ def render_samples(corpus: CodedCorpus, settings: StageSettings, folder: Path) -
     )  # fmt: skip
     with torch.no_grad():
         gpt.mel_head.bias[config.gpt.start_mel_token] = -torch.inf  # as in an exported release
-    texts, paths = TextIds(), []
+    texts, paths = TextIds(lexicon), []
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator(device).manual_seed(1)
     among = (corpus.tokens > 120) & (corpus.tokens < 300)

@@ -18,9 +18,9 @@ from indextts.config import (
     StyleConfig,
     WaveNetConfig,
 )
-from indextts.config_vocoder import BigVGANConfig
+from indextts.config_vocoder import GRIFFIN_LIM, BigVGANConfig, VocoderConfig
 from indextts.release.sizes import SystemSizes
-from indextts.training.letters import VOCABULARY
+from indextts.training.letters import PHONE_VOCABULARY
 
 MAX_CODES = 700  # 14 s
 FEATURES = 192  # width of the semantic features
@@ -37,7 +37,7 @@ def small_voice() -> SystemSizes:
             heads=4,
             max_mel_tokens=MAX_CODES + 20,
             max_text_tokens=160,
-            number_text_tokens=VOCABULARY,
+            number_text_tokens=PHONE_VOCABULARY,
             number_mel_codes=CODES + 2,
             start_mel_token=CODES,
             stop_mel_token=CODES + 1,
@@ -81,6 +81,37 @@ def small_voice() -> SystemSizes:
     return SystemSizes(config, bigvgan, w2v_bert)
 
 
+def starter() -> SystemSizes:
+    """What one CPU core can teach to speak in about an hour: widths that are multiples of 32, few codes, and no vocoder to train."""
+    small = small_voice()
+    replace = dataclasses.replace
+    width, codes = 128, 256
+    conditioner = ConformerConfig(output_size=64, linear_units=128, attention_heads=4, num_blocks=1, perceiver_mult=1)
+    config = replace(
+        small.config,
+        gpt=replace(
+            small.config.gpt, layers=4, number_mel_codes=codes + 2, start_mel_token=codes,
+            stop_mel_token=codes + 1, condition_module=conditioner, emo_condition_module=conditioner, feature_dim=width,
+            condition_num_latent=4, emo_latent_dim=64,
+        ),
+        semantic_encoder=SemanticEncoderConfig(hidden_state=3),
+        semantic_codec=SemanticCodecConfig(
+            codebook_size=codes, hidden_size=width, vocos_dim=128, vocos_intermediate_dim=256, vocos_num_layers=2
+        ),
+        campplus=CAMPPlusConfig(embedding_size=64, growth_rate=8, init_channels=32, bn_size=2),
+        s2mel=S2MelConfig(
+            style_encoder=StyleConfig(dim=64),
+            length_regulator=LengthRegulatorConfig(channels=128, in_channels=width, content_codebook_size=codes),
+            DiT=DiTConfig(hidden_dim=160, num_heads=4, depth=4, content_dim=128, content_codebook_size=codes),
+            wavenet=WaveNetConfig(hidden_dim=160, num_layers=2),
+            gpt_layer_dims=(64, 64),
+        ),
+        vocoder=VocoderConfig(type=GRIFFIN_LIM, name=GRIFFIN_LIM),
+    )  # fmt: skip
+    w2v_bert = {**small.w2v_bert, "hidden_size": width, "num_hidden_layers": 3, "intermediate_size": 384}
+    return SystemSizes(config, small.bigvgan, w2v_bert)
+
+
 def miniature() -> SystemSizes:
     """Every part tiny: a whole training run in seconds, to test the path."""
     small = small_voice()
@@ -118,4 +149,4 @@ def miniature() -> SystemSizes:
     )
 
 
-SIZES = {"small": small_voice, "miniature": miniature}
+SIZES = {"small": small_voice, "starter": starter, "miniature": miniature}

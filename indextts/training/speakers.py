@@ -6,6 +6,7 @@ The list is a constant: a speaker's number is its class in the speaker encoder's
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 WARPS = (1.0, 0.86, 0.9, 0.94, 0.97, 1.03, 1.07, 1.11, 1.16)
@@ -60,16 +61,23 @@ def style_of(rate: int, liveliness: int) -> int:
 
 
 class Casting:
-    """Draws who speaks next and how; ``available`` are the voices of the bundle, by engine."""
+    """Draws who speaks next and how; ``available`` are the voices of the bundle, by engine.
 
-    def __init__(self, available: dict[str, list[str]], seed: int) -> None:
+    ``shares`` replaces shares of the speaking time by group (flite, rhvoice, espeak, kal16). Error: ``ValueError`` for another group.
+    """
+
+    def __init__(self, available: dict[str, list[str]], seed: int, shares: Mapping[str, float] | None = None) -> None:
+        unknown = set(shares or ()) - set(_HOURS)
+        if unknown:
+            raise ValueError(f"no group of voices is called {', '.join(sorted(unknown))}; there are {', '.join(_HOURS)}")
+        hours = {**_HOURS, **(shares or {})}
         self._rng = random.Random(seed)
         self._groups: dict[str, list[Speaker]] = {}
         for speaker in all_speakers():
             if speaker.voice.removeprefix("en-us+") in available.get(speaker.engine, []):
                 self._groups.setdefault(speaker.group, []).append(speaker)
         # Espeak's utterances cost nothing but are the least human: the shares are of time, not of computing.
-        self._weights = [_HOURS[group] for group in self._groups]
+        self._weights = [hours[group] for group in self._groups]
 
     def next(self) -> tuple[Speaker, int]:
         """A speaker and a style; a recorded voice is unshifted in two of five cases."""
