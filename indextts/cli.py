@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from indextts import cli_bench, cli_long
+from indextts import cli_bench, cli_long, cli_serve
 
 EMOTION_HELP = "eight values >= 0: happy,angry,sad,afraid,disgusted,melancholic,surprised,calm"
 DEFAULT_TEXT_HELP = "the text to speak; - reads it from standard input"
@@ -66,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     say.add_argument("--steps", type=int, metavar="N", help="Euler steps of the mel stage")
     say.add_argument("--speed", type=float, default=1.0, metavar="X", help="speaking rate, 2 is twice as fast (default: 1)")
     _engine_options(say)
+
+    serve = _command(commands, "serve", None, "a speech service for other programs: POST /v1/audio/speech")
+    cli_serve.register(serve, _engine)
+    _engine_options(serve)
 
     info = _command(commands, "info", _info, "GPUs, settings, the weights that are found, and a pre-flight checklist")
     info.add_argument("--model-dir", metavar="DIR", help="release folder to look at")

@@ -210,6 +210,11 @@ class WorkerPool:
         """How many workers the pool keeps."""
         return len(self._lanes)
 
+    @property
+    def sample_rate(self) -> int:
+        """Hz of what the workers make."""
+        return next((lane.facts["sample_rate"] for lane in self._lanes if lane.facts), 22050)
+
     def wait_ready(self, timeout_s: float | None = None) -> int:
         """Wait until every worker is ready or has failed; how many are ready. Errors: the first worker's, if none is."""
         with self._changed:
@@ -293,6 +298,8 @@ class PieceStream:
         self._ticket = ticket
         self._ended = False
         self.future = ticket.future
+        self.deadline: float | None = None
+        """When, on the clock ``time.monotonic``, to give up waiting with a ``TimeoutError``."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self
@@ -301,7 +308,11 @@ class PieceStream:
         if self._ended:
             raise StopIteration
         assert self._ticket.pieces is not None
-        piece = self._ticket.pieces.get()
+        try:
+            piece = self._ticket.pieces.get(timeout=None if self.deadline is None else max(0.0, self.deadline - time.monotonic()))
+        except queue.Empty:
+            self.close()
+            raise TimeoutError("the sound did not come in time") from None
         if isinstance(piece, np.ndarray):
             return piece
         self._ended = True
