@@ -253,6 +253,7 @@ class InferenceConfig:
     typical_mass: float = 0.9
     diffusion_steps: int = 25
     inference_cfg_rate: float = 0.7
+    voice: str = ""  # name of the bundled clip that speaks by default
 
 
 @dataclass(frozen=True)

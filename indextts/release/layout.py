@@ -113,8 +113,9 @@ class Release:
 
     @property
     def voices(self) -> list[Path]:
-        """Reference clips that come with the weights, by name; the first is the default voice."""
-        return sorted((self.model_dir / "voices").glob("*.wav"))
+        """Reference clips that come with the weights; the first is the default voice: the one that ``inference.voice`` names, or by name."""
+        clips = (self.model_dir / "voices").glob("*.wav")
+        return sorted(clips, key=lambda path: (path.stem != self.config.inference.voice, path.name))
 
     def files(self) -> dict[str, Path]:
         """Every file that synthesis reads, by a short name, in the order in which it is read."""

@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--parts", type=Path, required=True)
     export.add_argument("--out", type=Path, required=True)
     export.add_argument("--synth", type=Path, help="unpacked bundle, or its archive: reference clips are made too")
+    export.add_argument("--unheard", type=Path, nargs="*", default=[], help="recordings of voices never trained on, for more clips")
     export.add_argument("--size", default="small", choices=sorted(_MINIMUM_S))
     export.add_argument("--lexicon", type=Path, help="lexicon.txt.gz that the language model was trained with")
     export.set_defaults(run=_export)
@@ -194,7 +195,7 @@ def _export(options: argparse.Namespace) -> None:
 
     export_release(options.parts, options.out, options.size, options.lexicon)
     if options.synth is not None:
-        make_clips(options.out, unpacked(options.synth, options.synth.parent))
+        make_clips(options.out, unpacked(options.synth, options.synth.parent), options.unheard)
 
 
 def _stage(options: argparse.Namespace) -> None:

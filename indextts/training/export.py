@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import wave
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from indextts.training.letters import phone_tokenizer
 from indextts.training.make_data import SAMPLE_RATE
 from indextts.training.parts import load_part, stored_form, under
 from indextts.training.sizes import SIZES
-from indextts.training.synthesisers import Flite, RHVoice
+from indextts.training.speakers import HELD_OUT_TIMBRES
+from indextts.training.synthesisers import Espeak, Flite, RHVoice, Speech
 
 logger = logging.getLogger(__name__)
 
@@ -83,20 +86,27 @@ def _config_text(sizes: SystemSizes) -> str:
     return yaml.safe_dump(published_config(sizes.config), sort_keys=False, allow_unicode=True)
 
 
-def make_clips(folder: Path, synth: Path) -> list[Path]:
-    """Reference clips ``folder/voices/NAME.wav`` of the recorded voices in the bundle ``synth``, 22 050 Hz; the default comes first."""
-    import wave
+def make_clips(folder: Path, synth: Path, unheard: Sequence[Path] = ()) -> list[Path]:
+    """Reference clips ``folder/voices/ENGINE-NAME.wav``, 22 050 Hz; returns their paths.
 
+    The recorded voices in the bundle ``synth``, then two kinds that training never heard: an espeak timbre that it leaves out, if the
+    bundle has it, and the recordings ``unheard``, named by their files.
+    """
     from torchaudio.functional import resample
 
     voices = folder / "voices"
     shutil.rmtree(voices, ignore_errors=True)
     voices.mkdir(parents=True)
+    speeches: dict[str, Speech] = {}
     flite = Flite(synth)
-    speeches = {f"flite-{voice}": flite.speak(_CLIP_TEXT, voice) for voice in flite.voices() if voice != "kal16"}
+    speeches |= {f"flite-{voice}": flite.speak(_CLIP_TEXT, voice) for voice in flite.voices()}
     if (synth / "RHVoice").is_dir():
         rhvoice = RHVoice(synth)
         speeches |= {f"rhvoice-{voice}": rhvoice.speak(_CLIP_TEXT, voice) for voice in rhvoice.voices()}
+    if (synth / "espeak-ng-data/voices/!v" / HELD_OUT_TIMBRES[0]).exists():
+        timbre = f"en-us+{HELD_OUT_TIMBRES[0]}"
+        speeches[f"espeak-{timbre}"] = Espeak(synth).speak(_CLIP_TEXT, timbre, 160)
+    speeches |= {path.stem: _read_wav(path) for path in unheard}
     paths = []
     for name, speech in speeches.items():
         samples = resample(torch.from_numpy(speech.samples.astype(np.float32)), speech.rate, SAMPLE_RATE)
@@ -107,3 +117,11 @@ def make_clips(folder: Path, synth: Path) -> list[Path]:
             file.writeframes(samples.clamp(-32767, 32767).to(torch.int16).numpy().tobytes())
         paths.append(path)
     return paths
+
+
+def _read_wav(path: Path) -> Speech:
+    """A 16-bit mono file. ``ValueError`` for another kind."""
+    with wave.open(str(path), "rb") as file:
+        if file.getnchannels() != 1 or file.getsampwidth() != 2:
+            raise ValueError(f"{path} must be a 16-bit mono WAV")
+        return Speech(np.frombuffer(file.readframes(file.getnframes()), np.int16), file.getframerate())

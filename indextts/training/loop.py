@@ -8,7 +8,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from indextts.training.parts import load_part, part_path, restore, save_part, state_of
+from indextts.training.replay import Replay
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,39 @@ class StageSettings:
     seed: int = 0
     save_every_s: float = 60.0
     warmup_steps: int = 150
+    replay: bool = True  # on CUDA, whole steps as graphs
+
+
+class LossScale:
+    """Dynamic scaling of the loss for 16-bit gradients, without a question to the device; does nothing unless ``enabled``.
+
+    A step with gradients that are not finite is skipped by the fused optimiser and halves the scale; many good ones double it.
+    """
+
+    def __init__(self, device: torch.device, enabled: bool, start: float = 2.0**14, patience: int = 500) -> None:
+        self.enabled, self._patience = enabled, patience
+        self.value = torch.tensor(start if enabled else 1.0, device=device)
+        self._good = torch.tensor(0.0, device=device)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to differentiate."""
+        return loss * self.value if self.enabled else loss
+
+    @torch.no_grad()
+    def unscale(self, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer) -> None:
+        """True gradients in place; tells ``optimiser`` whether to skip."""
+        if not self.enabled:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_mul_(gradients, 1 / self.value)
+        finite = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        optimiser.found_inf = 1 - finite.float()  # type: ignore[attr-defined]
+        for gradient in gradients:  # the norm that clips must not become NaN
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
+        self._good.copy_(torch.where(finite, self._good + 1, 0))
+        grown = self._good >= self._patience
+        self.value.mul_(torch.where(finite, torch.where(grown, 2.0, 1.0), 0.5)).clamp_(1.0, 2.0**20)
+        self._good.mul_(torch.where(grown, 0.0, 1.0))
 
 
 class Trainer:
@@ -78,9 +112,12 @@ class Trainer:
         matrices = [p for p in self.parameters if p.dim() > 1]
         others = [p for p in self.parameters if p.dim() <= 1]
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self._make_optimiser = lambda: torch.optim.AdamW(groups, lr=peak, betas=betas, fused=settings.device.type == "cuda")
-        self.optimiser = self._make_optimiser()
-        self.scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16" and settings.device.type == "cuda")
+        # On the device, so that a recorded step reads today's values: the learning rate, and the weight of the newest parameters.
+        self._rate = torch.tensor(peak, device=settings.device)
+        self._newest = torch.tensor(1.0, device=settings.device)
+        on_cuda = settings.device.type == "cuda"
+        self.optimiser = torch.optim.AdamW(groups, lr=self._rate, betas=betas, fused=True, capturable=on_cuda)
+        self.scale = LossScale(settings.device, enabled=settings.precision == "fp16" and on_cuda)
         self.peak, self.clip, self.average = peak, clip, average
         self.least = 0.04 * peak  # the learning rate never falls below it
         self.began = self._saved = self._logged = time.monotonic()
@@ -119,34 +156,58 @@ class Trainer:
 
     def step(self, loss: Tensor, **values: Tensor) -> None:
         """One update from ``loss``; ``values`` are logged beside it."""
-        self._set_rate()
+        self.before_update()
+        self.update(loss)
+        self.after_update({"loss": loss, **values})
+
+    def replayed(self, losses: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> Callable[..., None]:
+        """Whole steps of ``losses(*tensors) -> (loss, values to log)`` as one call, recorded on CUDA (:mod:`indextts.training.replay`)."""
+
+        def whole(*inputs: Tensor) -> dict[str, Tensor]:
+            with self.autocast():
+                loss, values = losses(*inputs)
+            self.update(loss)
+            return {"loss": loss.detach(), **{key: value.detach() for key, value in values.items()}}
+
+        replay = Replay(whole, self.settings.device, enabled=self.settings.replay)
+
+        def step(*inputs: Tensor) -> None:
+            self.before_update()
+            self.after_update(replay(*inputs))
+
+        return step
+
+    def before_update(self) -> None:
+        """Put this step's learning rate and averaging weight where :meth:`update` finds them."""
+        warm = min(1.0, (self.steps + 1) / self.settings.warmup_steps)
+        falling = max(0.0, self.progress - 0.25) / 0.75
+        self._rate.fill_(warm * max(self.least, self.peak * 0.5 * (1 + math.cos(math.pi * falling))))
+        keep = min(self.average, (1 + self.steps) / (10 + self.steps)) if not self.resumed else self.average
+        self._newest.fill_(1 - keep)
+        if not self._pairs:
+            means, trained = state_of(self.averaged), state_of(self.modules)
+            self._pairs = [(means[key], trained[key]) for key in trained if trained[key].is_floating_point()]
+
+    def update(self, loss: Tensor) -> None:
+        """The part of a step that runs on the device alone: gradients, optimiser, averages. It asks the device for no value."""
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimiser)
+        self.scale.scaled(loss).backward()
+        self.scale.unscale(self.parameters, self.optimiser)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self._average()
+        self.optimiser.step()
+        with torch.no_grad():
+            means = [mean for mean, _ in self._pairs]
+            moves = torch._foreach_sub([value for _, value in self._pairs], means)
+            torch._foreach_mul_(moves, self._newest)
+            torch._foreach_add_(means, moves)
+
+    def after_update(self, values: Mapping[str, Tensor]) -> None:
+        """Count the step and keep its ``values`` (``loss`` among them) for the curves."""
         self.steps += 1
-        for key, value in {"loss": loss, **values}.items():
+        for key, value in values.items():
             self._sums[key] = self._sums.get(key, 0) + value.detach().float()
         if self.steps % (_LOG_EVERY if self.settings.device.type == "cuda" else 5) == 0:
             self._log()
-
-    def _set_rate(self) -> None:
-        warm = min(1.0, (self.steps + 1) / self.settings.warmup_steps)
-        falling = max(0.0, self.progress - 0.25) / 0.75
-        rate = warm * max(self.least, self.peak * 0.5 * (1 + math.cos(math.pi * falling)))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        keep = min(self.average, (1 + self.steps) / (10 + self.steps)) if not self.resumed else self.average
-        if not self._pairs:
-            means, values = state_of(self.averaged), state_of(self.modules)
-            self._pairs = [(means[key], values[key]) for key in values if values[key].is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in self._pairs], [value for _, value in self._pairs], 1 - keep)
 
     # --------------------------------------------------------------------------------------------------- curves and parts
 
@@ -158,7 +219,7 @@ class Trainer:
         row = {
             "steps": self.facts["steps"] + self.steps,
             "seconds": round(self._before + self.elapsed, 1),
-            "rate": f"{self.optimiser.param_groups[0]['lr']:.2e}",
+            "rate": f"{float(self._rate):.2e}",
             "ms_per_step": round(1000 * (now - self._logged) / count, 1),
             **{key: round(value, 4) for key, value in means.items()},
         }
@@ -186,7 +247,9 @@ class Trainer:
         restore(self.modules, self._good)
         restore(self.averaged, self._good)
         self.peak, self.least = 0.6 * self.peak, 0.6 * self.least
-        self.optimiser = self._make_optimiser()
+        for state in self.optimiser.state.values():  # in place, for recorded steps know these tensors
+            for value in state.values():
+                value.zero_()
 
     def save(self, extra: Mapping[str, Tensor] | None = None) -> None:
         """Write the averaged weights as the stage's part."""

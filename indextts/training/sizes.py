@@ -68,6 +68,7 @@ def small_voice() -> SystemSizes:
             max_mel_tokens=MAX_CODES,
             diffusion_steps=8,
             inference_cfg_rate=0.7,
+            voice="flite-slt",
         ),
     )
     w2v_bert = {
