@@ -31,7 +31,7 @@ PALETTE = {
     "third": "#9b5de5",
 }
 
-CSS = (Path(__file__).parent / "panels.css").read_text(encoding="utf-8")
+CSS = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("panels.css", "instruments.css"))
 
 
 def style_sheet() -> W.HTML:
