@@ -176,10 +176,9 @@ def make_ticket(number: int, request: Mapping[str, Any], clips: ClipBook) -> Tic
     return Ticket(number, arguments, read, output, progress)
 
 
-_KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (FileNotFoundError, OSError, TypeError, ValueError, MemoryError, RuntimeError, CancelledError, TimeoutError)
-}
+# The more special before the more general: FileNotFoundError and TimeoutError are OSErrors.
+_COMMON = (FileNotFoundError, TimeoutError, OSError, TypeError, ValueError, MemoryError, RuntimeError, CancelledError)
+_KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in _COMMON}
 
 
 def describe_error(error: BaseException) -> tuple[str, str]:
