@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import inspect
 import io
 import json
 import os
@@ -28,6 +28,7 @@ from indextts.engine.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from indextts.pipeline import IndexTTS2
+    from indextts.text import Segment
 
 Progress = Callable[[float, str], None]
 MOST_RUNS = 200
@@ -253,10 +254,16 @@ def describe_request(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _plain(value) for key, value in arguments.items() if value is not None and key not in _NOT_RECORDED}
 
 
-def infer_argument_names(tts: IndexTTS2) -> tuple[str, ...]:
-    """The names of the arguments that ``tts.infer`` spells out (generation keywords come on top)."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return tuple(name for name, parameter in inspect.signature(tts.infer).parameters.items() if parameter.kind in kinds)
+def preview_segments(tts: IndexTTS2, text: str, max_text_tokens_per_segment: int = 120, quick_streaming_tokens: int = 0) -> list[Segment]:
+    """The segments that ``infer`` would speak, in order. Errors: ``ValueError`` for bad text or limits."""
+    with text_lock(tts):
+        return tts.frontend.segments(text, max_text_tokens_per_segment, quick_streaming_tokens, on_unknown="ignore")
+
+
+def text_lock(tts: IndexTTS2) -> contextlib.AbstractContextManager[Any]:
+    """Held by whoever uses the text front-end of ``tts`` or changes its glossary: the grammar is not known to be safe for threads."""
+    lock: contextlib.AbstractContextManager[Any] = getattr(tts, "_text_lock", None) or contextlib.nullcontext()
+    return lock
 
 
 def _streamed(tts: IndexTTS2, arguments: dict[str, Any], on_piece: Callable[[npt.NDArray[np.float32]], object]) -> npt.NDArray[np.int16]:

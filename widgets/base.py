@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = text.strip() or type(error).__name__
-    text = text[0].upper() + text[1:]
+    if re.match(r"[a-z]+ ", text):  # a word, not the name of a file or an argument
+        text = text[0].upper() + text[1:]
     return text if text[-1] in ".!?" else text + "."
 
 

@@ -104,3 +104,43 @@ def _tick(ticker: weakref.ref[Ticker], stop: threading.Event, interval_s: float)
         if not waiting.is_set():
             waiting.set()
             on_loop(call)
+
+
+class Latest:
+    """Works off the latest of many requests in a thread: ``deliver(function(request))`` on the loop, at most twice a second.
+
+    For what follows typing: requests that are overtaken are never worked on. ``function`` must not touch widgets.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], deliver: Callable[[Any], object]) -> None:
+        self._function, self._deliver = function, deliver
+        self._wanted, self._stop = threading.Event(), threading.Event()
+        self._request: Any = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, request: Any) -> None:
+        """Ask for ``request``, in place of any that has not begun."""
+        remember_loop()
+        self._request = request
+        self._wanted.set()
+        if self._thread is None and not self._stop.is_set():
+            self._thread = threading.Thread(target=self._work, name="indextts-latest", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Deliver nothing from now on."""
+        self._stop.set()
+        self._wanted.set()
+
+    def _work(self) -> None:
+        while self._wanted.wait() and not self._stop.is_set():
+            self._wanted.clear()
+            try:
+                on_loop(self._hand_over, self._function(self._request))
+            except Exception as error:  # the next request may fare better
+                logger.warning("a panel's background work failed: %s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
+            self._stop.wait(SHORTEST_INTERVAL_S)
+
+    def _hand_over(self, result: Any) -> None:
+        if not self._stop.is_set():
+            self._deliver(result)

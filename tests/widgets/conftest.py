@@ -58,3 +58,21 @@ def kernel() -> Iterator[Kernel]:
     made = Kernel()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def small_engine() -> Iterator[Any]:
+    """A real engine, tiny and with random weights, for panels that look inside it. Tests leave its switches as they found them."""
+    from indextts import IndexTTS2
+
+    with IndexTTS2.from_random("small", device="cpu") as engine:
+        yield engine
+
+
+@pytest.fixture
+def lab_session(small_engine: Any) -> Iterator[Any]:
+    from widgets.session import Session
+
+    made = Session(small_engine)
+    yield made
+    made.close()

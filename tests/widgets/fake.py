@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 import threading
 import time
-import types
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from indextts.config import InferenceConfig
+from indextts.config import IndexTTSConfig, InferenceConfig
 from indextts.engine.telemetry import SegmentRecord, StageTime, Telemetry
-from indextts.text import Glossary, TextFrontend, TextNormalizer
+from indextts.release.tiny_bpe import tiny_tokenizer
+from indextts.text import Glossary, TextFrontend, TextNormalizer, Tokenizer
 
 VOICE = (22050, np.sin(np.arange(22050) / 20).astype(np.float32) * 0.3)
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    """The tokenizer that engines with random weights use."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "bpe.model"
+        model.write_bytes(tiny_tokenizer())
+        return Tokenizer(model)
 
 
 class FakeTTS:
@@ -23,11 +36,12 @@ class FakeTTS:
 
     sample_rate = 22050
 
-    def __init__(self, frontend: TextFrontend | None = None) -> None:
+    def __init__(self) -> None:
         self.name, self.seed, self.precision, self.release = "fake", None, "fp32", None
-        self.device = types.SimpleNamespace(type="cpu", __str__=lambda _: "cpu")
-        self.cfg = types.SimpleNamespace(inference=InferenceConfig(max_mel_tokens=60, diffusion_steps=4), name="fake")
-        self.frontend, self.normalizer = frontend, frontend.normalizer if frontend else TextNormalizer(Glossary())
+        self.device = torch.device("cpu")
+        self.cfg = IndexTTSConfig(inference=InferenceConfig(max_mel_tokens=60, diffusion_steps=4), name="fake")
+        self.frontend = TextFrontend(tokenizer(), TextNormalizer(Glossary(), "identity"))
+        self.normalizer = self.frontend.normalizer
         self.emotion_classifier: Any = None
         self.last_telemetry = Telemetry()
         self.calls: list[dict[str, Any]] = []
