@@ -36,9 +36,6 @@ class Calls(Rendering):
     _text_lock: threading.Lock
     infer: Callable[..., Any]
 
-    def _render(self, request: Request, job: Job, emit: Callable[[Tensor], object]) -> Telemetry:
-        raise NotImplementedError
-
     def infer_generator(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """The release's generator form: the pieces with ``stream_return=True``, else the one result."""
         result = self.infer(*args, **kwargs)
@@ -125,7 +122,7 @@ class Calls(Rendering):
         pieces, records = [], []
 
         def work(job: Job) -> None:
-            records.append(self._render(request, job, job.put))
+            records.append(self._render_stream(request, job, job.put))
 
         for piece in self._worker.stream(work, progress):
             if request.output_path is not None:

@@ -26,7 +26,7 @@ from indextts.engine.stages import Models
 from indextts.engine.telemetry import SegmentRecord, Stopwatch, Telemetry
 from indextts.engine.worker import Job, ProgressCallback
 from indextts.models.emotion import normalize_emo_vec, scale_emotion
-from indextts.rendering import CODES_PER_TEXT_TOKEN, NO_SOUND, Run
+from indextts.rendering import CODES_PER_TEXT_TOKEN, Emitter, Run
 from indextts.request import Request
 from indextts.text import Glossary, TextFrontend, TextNormalizer, open_tokenizer
 
@@ -182,25 +182,11 @@ class IndexTTS2(Calls):
             run.report(0.0, "reading the reference voice")
             with run.watch.stage("prompt"):
                 utterances = self._utterances(run, record)
-            samples = 0
+            out = Emitter(emit, request.silence_samples, run.watch, record)
             for utterance in utterances:
                 wave, facts = self._segment(run, utterance)
-                record.segments.append(facts)
-                if facts.samples == 0:
-                    continue
-                if samples and request.silence_samples:
-                    samples += request.silence_samples
-                    emit(torch.zeros(1, request.silence_samples))
-                samples += facts.samples
-                wave = wave.float().cpu()
-                if record.first_audio_s is None:
-                    record.first_audio_s = run.watch.elapsed()
-                emit(wave)
-        if samples == 0:
-            raise RuntimeError(NO_SOUND)
-        record.close(run.watch, samples, self.sample_rate)
-        self._after_inference(record)
-        run.report(1.0, "done")
+                out(wave.float().cpu(), facts)
+        self._finish_record(run, record, out.samples)
         return record
 
     def _utterances(self, run: Run, record: Telemetry, number: int = 0) -> list[Utterance]:

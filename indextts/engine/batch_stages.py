@@ -19,6 +19,7 @@ from indextts.engine.batching import FRAMES_TOLERANCE, Utterance, group_sentence
 from indextts.engine.decode import PrefixState
 from indextts.engine.generate import GeneratedCodes, generate
 from indextts.engine.stages import Stages
+from indextts.engine.telemetry import SegmentRecord
 from indextts.models.length_regulator import target_frames
 
 
@@ -102,6 +103,12 @@ def vocode_batch(stages: Stages, mels: Sequence[Tensor]) -> list[Tensor]:
     waves = stages.vocoder(padded, None if len(set(lengths)) == 1 else torch.tensor(lengths, device=stages.device))
     hop = stages.vocoder.hop
     return [wave[:, : hop * n] for wave, n in zip(waves, lengths, strict=True)]
+
+
+def facts_about(coded: CodedUtterance, mel_frames: int, samples: int, batch: int | None = None) -> SegmentRecord:
+    """What an utterance became; ``batch``: which batch it was in, if any."""
+    own, n = coded.utterance, coded.codes.shape[1]
+    return SegmentRecord(own.index, len(own), n, mel_frames, samples, coded.hit_limit, request=own.request, batch=batch)
 
 
 def similar(items: Sequence[CodedUtterance], most: int) -> Iterator[list[int]]:

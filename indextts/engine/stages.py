@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from indextts.audio import emotion_waveform, speaker_waveforms
 from indextts.config import IndexTTSConfig
 from indextts.engine.attention import attention_kernel
+from indextts.engine.chunks import vocode_in_chunks
 from indextts.engine.content import ContentProjection
 from indextts.engine.decode import PrefixState, StaticDecoder
 from indextts.engine.generate import GeneratedCodes, generate
@@ -90,6 +91,8 @@ class Stages:
         self.graphs: GraphedCall | None = None  # of the vocoder; decoder and solver have their own
         self._accel_graphs, self._warmup_steps = True, WARMUP_STEPS
         self.compiled = False
+        self.vocoder_frames: int | None = None  # most mel frames that the vocoder works on at once; None: all
+        self._side_stream: torch.cuda.Stream | None = None
         self.set_precision(precision)
         self.set_accel(use_accel)
 
@@ -287,7 +290,18 @@ class Stages:
 
     def mel_to_wave(self, mel: Tensor) -> Tensor:
         """Waveform (1, 256 N) in [-1, 1] of a mel (1, 80, N)."""
-        return (self.graphs or self.vocoder)(mel).squeeze(1)
+        return torch.cat(list(self.mel_to_waves(mel, self.vocoder_frames)), dim=1)
+
+    def mel_to_waves(self, mel: Tensor, frames: int | None) -> Iterator[Tensor]:
+        """The same in pieces of ``frames`` mel frames, made one by one; None: in one piece."""
+        yield from vocode_in_chunks(self.vocoder, lambda piece: (self.graphs or self.vocoder)(piece).squeeze(1), mel, frames)
+
+    @property
+    def side_stream(self) -> torch.cuda.Stream | None:
+        """On a GPU, the stream on which solver and vocoder run beside the decoder; one for all, since libraries keep memory per stream."""
+        if self._side_stream is None and self.device.type == "cuda":
+            self._side_stream = torch.cuda.Stream(self.device, priority=-1)
+        return self._side_stream
 
     # ------------------------------------------------------------------------------------------------------------- inside
 

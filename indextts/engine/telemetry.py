@@ -135,6 +135,10 @@ class Stopwatch:
             torch.cuda.synchronize(self._device)
         return time.perf_counter() - self._start
 
+    def now(self) -> float:
+        """Host seconds since the start, without waiting for the device."""
+        return time.perf_counter() - self._start
+
     def read(self, segments: Sequence[SegmentRecord] = ()) -> list[StageTime]:
         """All stage times so far, in the order in which they ended; ``segments``: the record's list, which says how to share them out."""
         times = []
@@ -159,7 +163,7 @@ class Stopwatch:
         if not self._cuda:
             return [(begin - self._start, end - begin) for _, _, begin, end in self._marks]
         torch.cuda.synchronize(self._device)
-        since = self._start_event
+        since: Any = self._start_event
         return [(since.elapsed_time(begin) / 1e3, begin.elapsed_time(end) / 1e3) for _, _, begin, end in self._marks]
 
     def _mark(self) -> Any:
