@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -53,7 +54,11 @@ def read(source: Path) -> Any:
         cell["id"] = f"cell-{index:02d}"  # not random, so that builds do not differ
         cell["metadata"] = {}
     notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "kernelspec": {
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+            "name": "python3",
+        },
         "language_info": {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"},
     }
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -63,7 +68,10 @@ def read(source: Path) -> Any:
 def execute(source: Path, timeout_s: int = TIMEOUT_S) -> Any:
     """Run a lesson from top to bottom in a kernel of its own. Errors: ``CellExecutionError`` where a cell fails or takes too long."""
     notebook = read(source)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")])),
+    }
     client = NotebookClient(
         notebook,
         timeout=timeout_s,
@@ -122,14 +130,22 @@ def add_pictures(notebook: Any) -> None:
     from plotly.offline import get_plotlyjs
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM") or None)
+        installed = shutil.which("chromium") or shutil.which("google-chrome")  # else playwright's own
+        browser = playwright.chromium.launch(executable_path=installed, chromium_sandbox=False)
         page = browser.new_page()
         page.set_content("<div id='plot'></div>")
         page.add_script_tag(content=get_plotlyjs())
         for data in figures:
             figure = data[PLOTLY]
-            size = {"format": "png", "width": _PICTURE_WIDTH, "height": figure["layout"].get("height", 320)}
-            url = page.evaluate("([figure, size]) => Plotly.toImage({data: figure.data, layout: figure.layout}, size)", [figure, size])
+            size = {
+                "format": "png",
+                "width": _PICTURE_WIDTH,
+                "height": figure["layout"].get("height", 320),
+            }
+            url = page.evaluate(
+                "([figure, size]) => Plotly.toImage({data: figure.data, layout: figure.layout}, size)",
+                [figure, size],
+            )
             data["image/png"] = url.split(",", 1)[1]
             assert base64.b64decode(data["image/png"])[:4] == b"\x89PNG"
         browser.close()
@@ -170,7 +186,11 @@ def main() -> int:
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="beginnings of lesson names, such as 03 (default: all)")
-    parser.add_argument("--check", action="store_true", help="run nothing: only say which notebooks differ from their sources")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="run nothing: only say which notebooks differ from their sources",
+    )
     parser.add_argument("--no-pictures", action="store_true", help="leave out the pictures of the plots")
     options = parser.parse_args()
     try:
@@ -180,12 +200,21 @@ def main() -> int:
     if options.check:
         stale = [source.stem for source in chosen if not in_step(source)]
         if stale:
-            logger.error("not in step with their sources: %s; run: python notebooks/build.py %s", ", ".join(stale), " ".join(stale))
+            logger.error(
+                "not in step with their sources: %s; run: python notebooks/build.py %s",
+                ", ".join(stale),
+                " ".join(stale),
+            )
         return int(bool(stale))
     for source in chosen:
         begin = time.perf_counter()
         target = build(source, not options.no_pictures)
-        logger.info("%s: %.0f s, %d kB", target.name, time.perf_counter() - begin, target.stat().st_size // 1000)
+        logger.info(
+            "%s: %.0f s, %d kB",
+            target.name,
+            time.perf_counter() - begin,
+            target.stat().st_size // 1000,
+        )
     return 0
 
 

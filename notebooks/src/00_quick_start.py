@@ -30,7 +30,10 @@ play(sound)
 # The **real-time factor** (RTF) is the time a sound took to make, divided by its length. Below 1 it is made faster than it plays.
 
 # %%
-guess = predict("The same sentence once more: the engine is warm now and knows the voice. Which RTF?", [0.1, 0.3, 1, 3, 10])
+guess = predict(
+    "The same sentence once more: the engine is warm now and knows the voice. Which RTF?",
+    [0.1, 0.3, 1, 3, 10],
+)
 guess
 
 # %% [markdown]
@@ -42,7 +45,10 @@ guess.measured(again.rtf)
 
 # %%
 bars(
-    {run.label: {"total": run.total_s, "length of the sound": run.audio_s} for run in (sound, again)},
+    {
+        run.label: {"total": run.total_s, "length of the sound": run.audio_s}
+        for run in (sound, again)
+    },
     title="The first call pays for everything that is made once",
     unit="seconds",
 )

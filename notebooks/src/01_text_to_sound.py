@@ -18,7 +18,11 @@ walk = Walk(tts, SENTENCE)
 # One second of sound is 22 050 samples.
 
 # %%
-guess = predict("The GPT hands on codes, whole numbers. How many samples does one code stand for?", [1, 20, 440, 22050], "samples")
+guess = predict(
+    "The GPT hands on codes, whole numbers. How many samples does one code stand for?",
+    [1, 20, 440, 22050],
+    "samples",
+)
 guess
 
 # %% [markdown]
@@ -28,7 +32,10 @@ guess
 
 # %%
 table(
-    [{"piece": piece, "id": number} for piece, number in zip(walk.segment.pieces, walk.segment.ids, strict=True)][:12],
+    [
+        {"piece": piece, "id": number}
+        for piece, number in zip(walk.segment.pieces, walk.segment.ids, strict=True)
+    ][:12],
     f"The first of {len(walk.segment)} tokens of: {SENTENCE}",
 )
 
@@ -40,7 +47,12 @@ table(
 # %%
 codes = walk.codes()
 seconds = [i / 50 for i in range(codes.shape[1])]
-lines({"code": (seconds, codes[0].tolist())}, title="Semantic codes", x="time (s)", y="code (a name, not an amount)")
+lines(
+    {"code": (seconds, codes[0].tolist())},
+    title="Semantic codes",
+    x="time (s)",
+    y="code (a name, not an amount)",
+)
 
 # %% [markdown]
 # ## Codes to latents
@@ -49,7 +61,13 @@ lines({"code": (seconds, codes[0].tolist())}, title="Semantic codes", x="time (s
 
 # %%
 latents = walk.latents(codes)
-heat(latents[0, :, :64].T, title="The first 64 of the latents' dimensions", x="time (s)", y="dimension", x_step=1 / 50)
+heat(
+    latents[0, :, :64].T,
+    title="The first 64 of the latents' dimensions",
+    x="time (s)",
+    y="dimension",
+    x_step=1 / 50,
+)
 
 # %% [markdown]
 # ## Latents to mel
@@ -58,7 +76,9 @@ heat(latents[0, :, :64].T, title="The first 64 of the latents' dimensions", x="t
 
 # %%
 mel = walk.mel(codes, latents)
-heat(mel[0], title="Mel spectrogram (log amplitude)", x="time (s)", y="mel band", x_step=256 / 22050)
+heat(
+    mel[0], title="Mel spectrogram (log amplitude)", x="time (s)", y="mel band", x_step=256 / 22050
+)
 
 # %% [markdown]
 # ## Mel to wave
@@ -86,7 +106,12 @@ guess.measured(per_code)
 
 # %%
 length = wave.shape[1] / 22050
-counts = {"tokens": len(walk.segment), "codes": codes.numel(), "mel values": mel.numel(), "samples": wave.numel()}
+counts = {
+    "tokens": len(walk.segment),
+    "codes": codes.numel(),
+    "mel values": mel.numel(),
+    "samples": wave.numel(),
+}
 bars(
     {"numbers": {name: count / length for name, count in counts.items()}},
     title="Numbers for one second of speech",
@@ -134,5 +159,7 @@ play(walk.record(wave, SENTENCE))
 sound = speak(tts, SENTENCE)
 assert mel.shape[-1] == int(1.72 * codes.shape[1]), "frames for each code"
 assert wave.shape[1] == 256 * mel.shape[-1], "samples for each frame"
-assert abs(walk.record(wave, "").samples.astype(int) - sound.samples).max() <= 2, "walking through the stages must give what infer gives"
+assert abs(walk.record(wave, "").samples.astype(int) - sound.samples).max() <= 2, (
+    "walking through the stages must give what infer gives"
+)
 tts.close()

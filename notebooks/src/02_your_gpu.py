@@ -32,7 +32,9 @@ table([{"setting": name, "value": value} for name, value in settings.items() if 
 
 # %%
 guess = predict(
-    "The fastest decode step that the memory of this machine allows, for the release in 16 bits?", [0.2, 1, 10, 100, 1000], "ms"
+    "The fastest decode step that the memory of this machine allows, for the release in 16 bits?",
+    [0.2, 1, 10, 100, 1000],
+    "ms",
 )
 guess
 
@@ -61,7 +63,11 @@ bars(
 # %%
 record = recorded("decode_step")
 real = {row["step"]: row["ms"] for row in record.where(beams=1)}
-panels({"one H200, 16 bits, 1 beam": {"floor": decode_floor_ms(h200), **real}}, title="Decode step against its floor", unit="ms")
+panels(
+    {"one H200, 16 bits, 1 beam": {"floor": decode_floor_ms(h200), **real}},
+    title="Decode step against its floor",
+    unit="ms",
+)
 
 # %%
 record
@@ -69,7 +75,9 @@ record
 # %%
 real_time = 20 / floor_ms
 note(
-    f"Speech needs 50 codes a second, one every 20 ms. At its floor this machine could write codes for **{real_time:.1f}** listeners at once, the H200 for {20 / decode_floor_ms(h200):.0f}."
+    "Speech needs 50 codes a second, one every 20 ms. At its floor this machine "
+    f"could write codes for **{real_time:.1f}** listeners at once, the H200 for "
+    f"{20 / decode_floor_ms(h200):.0f}."
 )
 
 # %% [markdown]
@@ -103,6 +111,10 @@ note(
 # ## What must hold
 
 # %%
-assert len({row["architecture"] for row in generations()}) == 7, "every generation of the guide has its row"
-assert all(ms >= decode_floor_ms(h200) for ms in real.values()), "no measured step may beat its floor"
+assert len({row["architecture"] for row in generations()}) == 7, (
+    "every generation of the guide has its row"
+)
+assert all(ms >= decode_floor_ms(h200) for ms in real.values()), (
+    "no measured step may beat its floor"
+)
 assert bandwidth > 1e8, "a copy that slow was not measured properly"

@@ -6,8 +6,10 @@
 # Every call leaves a record: `tts.last_telemetry`. Stage times are device times, so that work that is only queued is not counted as done, and the parts add up to the total.
 
 # %%
-from widgets.lessons import bars, lines, note, open_engine, panels, predict, recorded, speak, table
-from widgets.lessons.stages import amdahl, hint, recorded_shares, stage_seconds, stage_shares
+from indextts.engine.hints import find_hints
+from widgets.lessons import bars, lines, open_engine, panels, predict, recorded, speak, table
+from widgets.lessons.engine import sentence_limit
+from widgets.lessons.stages import amdahl, recorded_shares, stage_seconds, stage_shares
 
 tts = open_engine("timing")
 
@@ -15,7 +17,9 @@ tts = open_engine("timing")
 # ## Predict
 
 # %%
-guess = predict("Which stage takes the largest part of a warm call here?", ["GPT", "S2Mel", "BigVGAN", "other"])
+guess = predict(
+    "Which stage takes the largest part of a warm call here?", ["GPT", "S2Mel", "BigVGAN", "other"]
+)
 guess
 
 # %% [markdown]
@@ -29,7 +33,10 @@ guess.measured(max(shares, key=shares.get))
 
 # %%
 table(
-    [{"stage": name, "seconds": value, "percent": shares[name]} for name, value in stage_seconds(run.telemetry).items()],
+    [
+        {"stage": name, "seconds": value, "percent": shares[name]}
+        for name, value in stage_seconds(run.telemetry).items()
+    ],
     f"total {run.total_s:.3f} s for {run.audio_s:.2f} s of sound: RTF {run.rtf:.2f}",
 )
 
@@ -49,7 +56,10 @@ bars(
 # The optimisation guide expects the GPT at 40 to 50 %, S2Mel at 30 to 40 %, the vocoder at 15 to 25 %. Measured on the H200, the public pipeline spends 86 % of its time in the GPT. (Its row has no vocoder time of its own; that is part of "other" there.)
 
 # %%
-note(f"For this machine: {hint(shares)}.")
+table(
+    [{"finding": hint.text, "advice": hint.advice} for hint in find_hints(run.telemetry)],
+    "find_hints(run.telemetry): the guide's rules, applied to this call",
+)
 
 # %% [markdown]
 # ## What would a faster stage bring?
@@ -58,8 +68,18 @@ note(f"For this machine: {hint(shares)}.")
 
 # %%
 factors = [1, 1.5, 2, 3, 5, 10, 30]
-curves = {name: (factors, [amdahl(share, factor) for factor in factors]) for name, share in shares.items() if name != "other"}
-lines(curves, title="If only this stage were faster", x="speed-up of the stage", y="speed-up of the call", log_x=True)
+curves = {
+    name: (factors, [amdahl(share, factor) for factor in factors])
+    for name, share in shares.items()
+    if name != "other"
+}
+lines(
+    curves,
+    title="If only this stage were faster",
+    x="speed-up of the stage",
+    y="speed-up of the call",
+    log_x=True,
+)
 
 # %% [markdown]
 # ## When does the first sound come?
@@ -68,8 +88,14 @@ lines(curves, title="If only this stage were faster", x="speed-up of the stage",
 
 # %%
 text = "It was late. The lamps went out. Somewhere a door fell shut."
-pieces = speak(tts, text, label="in segments", max_text_tokens_per_segment=8).telemetry
-panels({"seconds": {"first sound": pieces.first_audio_s, "whole call": pieces.total_s}}, title=f"{len(pieces.segments)} segments", unit="s")
+pieces = speak(
+    tts, text, label="in segments", max_text_tokens_per_segment=sentence_limit(tts, text)
+).telemetry
+panels(
+    {"seconds": {"first sound": pieces.first_audio_s, "whole call": pieces.total_s}},
+    title=f"{len(pieces.segments)} segments",
+    unit="s",
+)
 
 # %% [markdown]
 # ## Conclude
@@ -103,7 +129,9 @@ panels({"seconds": {"first sound": pieces.first_audio_s, "whole call": pieces.to
 
 # %%
 record = run.telemetry
-assert abs(record.gpt_s + record.s2mel_s + record.bigvgan_s + record.other_s - record.total_s) < 1e-6, "the parts must add up"
+assert (
+    abs(record.gpt_s + record.s2mel_s + record.bigvgan_s + record.other_s - record.total_s) < 1e-6
+), "the parts must add up"
 assert abs(record.rtf - record.total_s / record.audio_s) < 1e-6
 assert len(pieces.segments) > 1 and pieces.first_audio_s <= pieces.total_s
 assert abs(amdahl(86.3, 1.37) - 1.30) < 0.01

@@ -95,7 +95,7 @@ def check_outputs(notebook, source):
     for figure in figures:
         go.Figure({"data": figure["data"], "layout": figure["layout"]})  # refuses unknown properties and values
         assert all(len(trace.get("y", trace.get("z", [])) or []) for trace in figure["data"]), "an empty curve"
-        axes = [axis for name, axis in figure["layout"].items() if name.startswith("yaxis")]
+        axes = [axis for name, axis in figure["layout"].items() if name.startswith(("xaxis", "yaxis"))]
         assert any(axis["title"]["text"] for axis in axes), "an axis without a unit"
     clips = [clip for bundle in bundles for clip in decoded("".join(bundle.get("text/html", "")))]
     if source.stem.startswith(WITH_SOUND):

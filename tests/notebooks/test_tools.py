@@ -87,7 +87,7 @@ class TestRecords:
     def test_rows_are_found_by_their_values(self):
         figures = records.recorded("how_fast")
         assert figures.row(path="accelerated", precision="bf16", beams=1)["total_s"] == 0.74
-        with pytest.raises(LookupError, match="rows of how_fast.json match"):
+        with pytest.raises(LookupError, match=r"rows of how_fast\.json match"):
             figures.row(precision="fp32")
 
     def test_table_carries_machine_settings_and_command(self):
@@ -130,6 +130,14 @@ class TestPlots:
     def test_missing_values_leave_a_gap_and_digits_are_few(self):
         figure = lines({"a": ([0, 1], [float("nan"), 1.23456789])}, title="t", x="s", y="ms")
         assert figure.data[0]["y"] == [None, 1.2346]
+
+    def test_bars_with_long_labels_lie(self):
+        long = bars({"a": {f"a label of some length {i}": 1.0 for i in range(5)}}, title="t", unit="s")
+        assert {trace["orientation"] for trace in long.data} == {"h"}
+        assert long.layout["xaxis"]["title"]["text"] == "s"
+        short = bars({"a": {"x": 1.0, "y": 2.0}}, title="t", unit="s")
+        assert {trace["orientation"] for trace in short.data} == {"v"}
+        assert short.layout["yaxis"]["title"]["text"] == "s"
 
     def test_each_panel_has_a_scale_of_its_own(self):
         figure = panels({"here": {"x": 1.0}, "there": {"x": 900.0}}, title="t", unit="ms")

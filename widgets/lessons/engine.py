@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,3 +88,9 @@ def _complete_release() -> Any:
     except (FileNotFoundError, ValueError):
         return None
     return None if release.bundled else release.model_dir
+
+
+def sentence_limit(tts: IndexTTS2, text: str) -> int:
+    """Tokens of the longest sentence of ``text``: with this as ``max_text_tokens_per_segment`` each sentence is a segment of its own."""
+    sentences = [part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part]
+    return max(len(tts.frontend.pieces(sentence)) for sentence in sentences)

@@ -43,36 +43,33 @@ class Figure:
 def bars(
     groups: Mapping[str, Mapping[str, float]], *, title: str, unit: str, stacked: bool = False, log: bool = False, height: int = 300
 ) -> Figure:
-    """Bars by label: ``{series: {label: value}}``, side by side or stacked, the value written on each."""
-    data = [_bar_trace(name, values, COLOURS[i % len(COLOURS)], stacked) for i, (name, values) in enumerate(groups.items())]
-    layout = _layout(title, height)
-    layout |= {
-        "barmode": "stack" if stacked else "group",
-        "xaxis": _axis(""),
-        "yaxis": _axis(unit, log),
-        "showlegend": len(groups) > 1,
-    }
+    """Bars by label: ``{series: {label: value}}``, side by side or stacked, the value written on each; lying if labels are long."""
+    lying = _lie(groups)
+    data = [_bar_trace(name, values, COLOURS[i % len(COLOURS)], stacked, lying) for i, (name, values) in enumerate(groups.items())]
+    layout = _layout(title, max(height, _lying_height(groups, stacked)) if lying else height)
+    layout |= {"barmode": "stack" if stacked else "group", "showlegend": len(groups) > 1, **_bar_axes(unit, log, lying)}
     return Figure(data, layout, _words(title, unit, groups))
 
 
 def panels(parts: Mapping[str, Mapping[str, float | None]], *, title: str, unit: str, log: bool = False, height: int = 320) -> Figure:
     """Bars in panels side by side, each on its own scale, for machines not to be compared directly: ``{panel: {label: value}}``."""
-    data, count = [], len(parts)
-    layout = _layout(title, height)
-    layout |= {"showlegend": False, "annotations": []}
-    for index, (name, values) in enumerate(parts.items()):
+    known = {name: {label: value for label, value in values.items() if value is not None} for name, values in parts.items()}
+    lying, count, data = _lie(known), len(parts), []
+    layout = _layout(title, height) | {"showlegend": False, "annotations": []}
+    left = 0.0
+    for index, (name, values) in enumerate(known.items()):
         suffix = "" if index == 0 else str(index + 1)
-        known = {label: value for label, value in values.items() if value is not None}
-        data.append(_bar_trace(name, known, COLOURS[index % len(COLOURS)], False) | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"})
-        left, right = index / count + 0.035, (index + 1) / count - 0.035
-        layout[f"xaxis{suffix}"] = _axis("") | {"domain": [left, right], "anchor": f"y{suffix}"}
-        layout[f"yaxis{suffix}"] = _axis(unit if index == 0 else "", log) | {"anchor": f"x{suffix}"}
+        colour = COLOURS[index % len(COLOURS)]
+        data.append(_bar_trace(name, values, colour, False, lying) | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"})
+        # Lying bars need room for their labels before every panel but the first, whose labels are in the margin.
+        left, right = index / count + (0.16 if lying and index else 0.035), (index + 1) / count - 0.035
+        axes = _bar_axes(unit, log, lying)
+        layout[f"xaxis{suffix}"] = axes["xaxis"] | {"domain": [left, right], "anchor": f"y{suffix}"}
+        layout[f"yaxis{suffix}"] = axes["yaxis"] | {"anchor": f"x{suffix}"}
         layout["annotations"].append(
             {"text": name, "x": (left + right) / 2, "y": 1.0, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False}
         )
-    return Figure(
-        data, layout, _words(title, unit, {name: {k: v for k, v in values.items() if v is not None} for name, values in parts.items()})
-    )
+    return Figure(data, layout, _words(title, unit, known))
 
 
 def lines(
@@ -167,17 +164,36 @@ def rounded(values: Any, digits: int = _DIGITS) -> list[float | None]:
     return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in np.asarray(values, dtype=np.float64).tolist()]
 
 
-def _bar_trace(name: str, values: Mapping[str, float], colour: str, inside: bool) -> dict[str, Any]:
+def _bar_trace(name: str, values: Mapping[str, float], colour: str, inside: bool, lying: bool) -> dict[str, Any]:
+    along, across = ("x", "y") if lying else ("y", "x")
     return {
         "type": "bar",
         "name": name,
-        "x": list(values),
-        "y": rounded(list(values.values())),
+        "orientation": "h" if lying else "v",
+        across: list(values),
+        along: rounded(list(values.values())),
         "text": [number(float(value)) for value in values.values()],
         "textposition": "inside" if inside else "outside",
         "cliponaxis": False,
         "marker": {"color": colour},
     }
+
+
+def _bar_axes(unit: str, log: bool, lying: bool) -> dict[str, Any]:
+    if lying:
+        return {"xaxis": _axis(unit, log), "yaxis": _axis("") | {"autorange": "reversed"}}  # read from the top
+    return {"xaxis": _axis(""), "yaxis": _axis(unit, log)}
+
+
+def _lie(groups: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether the labels would not fit below standing bars."""
+    room = 90 / max(1, len(groups))
+    return any(sum(len(label) + 2 for label in values) > max(room, 45) for values in groups.values())
+
+
+def _lying_height(groups: Mapping[str, Mapping[str, float]], stacked: bool) -> int:
+    labels = {label for values in groups.values() for label in values}
+    return 140 + 26 * len(labels) * (1 if stacked else len(groups))
 
 
 def _layout(title: str, height: int) -> dict[str, Any]:
@@ -194,7 +210,7 @@ def _layout(title: str, height: int) -> dict[str, Any]:
 
 def _axis(title: str, log: bool = False) -> dict[str, Any]:
     axis: dict[str, Any] = {"title": {"text": title}, "gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True}
-    return axis | {"type": "log", "dtick": 1} if log else axis
+    return axis | {"type": "log", "dtick": 1, "exponentformat": "power"} if log else axis
 
 
 def _words(title: str, unit: str, groups: Mapping[str, Mapping[str, float]]) -> str:

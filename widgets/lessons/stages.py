@@ -37,14 +37,3 @@ def amdahl(share_percent: float, faster: float) -> float:
         raise ValueError(f"a share is 0 to 100 percent and a factor above 0, got {share_percent} and {faster}")
     share = share_percent / 100
     return 1 / (1 - share + share / faster)
-
-
-def hint(shares: dict[str, float]) -> str:
-    """What the shares of the stages suggest, by the thresholds of the optimisation guide."""
-    if shares.get("GPT", 0) > 60:
-        return "GPT is the bottleneck: fewer launches (graphs), 16-bit weights, fewer beams; then larger batches"
-    if shares.get("BigVGAN", 0) > 40:
-        return "the vocoder is the bottleneck: CUDA graphs; on a CPU, more threads"
-    if shares.get("S2Mel", 0) > 40:
-        return "S2Mel is the bottleneck: fewer steps, TF32 or 16 bits, no guidance where quality allows"
-    return "no stage stands out: look at what is paid once a call, and at batches"
