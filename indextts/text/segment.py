@@ -39,6 +39,27 @@ def split_segments(
     return segments
 
 
+def shorten_first(segments: list[list[str]], most: int) -> list[list[str]]:
+    """Cut the first of ``segments`` at a mark so that it has at most ``most`` pieces, or as few more as the marks allow; 0: leave it.
+
+    For streaming: the first sound comes when the first segment is done. The release does not do this: its ``quick_streaming_tokens`` only
+    keeps :func:`split_segments` from joining, and half a segment's length is joined all the same.
+    """
+    _check("quick_streaming_tokens", most, 0)
+    if not most or not segments or len(segments[0]) <= most:
+        return segments
+    first, *others = segments
+    cuts = [
+        i
+        for i in range(_SHORTEST_CUT, len(first) - _SHORTEST_CUT + 1)
+        if first[i - 1] in _SENTENCE_ENDS | _COMMAS and first[i] not in _ANY_MARK
+    ]
+    if not cuts:
+        return segments
+    cut = max((i for i in cuts if i <= most), default=cuts[0])
+    return [first[:cut], first[cut:], *others]
+
+
 def _check(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
