@@ -16,7 +16,7 @@ from pathlib import Path
 from indextts.text.glossary import Glossary
 from indextts.text.lexicon import Lexicon, LexiconTokenizer, spelled
 from indextts.text.normalize import TextNormalizer
-from indextts.text.segment import split_segments
+from indextts.text.segment import shorten_first, split_segments
 from indextts.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -80,7 +80,8 @@ class TextFrontend:
         if not self.pronounceable(pieces):
             raise ValueError(f"nothing in this text can be pronounced: {_shortened(text)!r}")
         boundary = self.tokenizer.word_boundary
-        segments = [self._segment(part) for part in split_segments(pieces, max_tokens, quick_streaming_tokens, boundary=boundary)]
+        parts = shorten_first(split_segments(pieces, max_tokens, quick_streaming_tokens, boundary=boundary), quick_streaming_tokens)
+        segments = [self._segment(part) for part in parts]
         self._report(self.tokenizer.unknown(pieces), on_unknown)
         return segments
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indextts.text import split_segments
+from indextts.text.segment import shorten_first
 
 PIECES = st.lists(st.sampled_from(["▁A", "▁B", "C", ".", "!", "?", "▁.", "▁...", ",", "▁,", "-", "'", "▁'"]), max_size=200)
 PLAIN = st.lists(st.sampled_from(["▁A", "▁B", "C", ".", "?", ",", "-"]), max_size=200)
@@ -51,6 +52,29 @@ def test_text_without_punctuation_is_cut_hard_and_said_once(caplog: pytest.LogCa
 def test_quick_streaming_keeps_the_first_segments_short() -> None:
     pieces = ["▁A", "▁B", "▁C", "."] * 20
     assert len(split_segments(pieces, 40, 30)[0]) < len(split_segments(pieces, 40, 0)[0])
+
+
+@pytest.mark.parametrize(
+    ("most", "lengths"),
+    [
+        (0, [15, 2]),  # off
+        (20, [15, 2]),  # short enough
+        (14, [9, 6, 2]),
+        (9, [9, 6, 2]),
+        (8, [4, 11, 2]),
+        (1, [4, 11, 2]),  # not at the very start, where hardly anything would be said
+    ],
+)
+def test_the_first_segment_is_cut_at_a_mark_for_an_early_sound(most: int, lengths: list[int]) -> None:
+    long = ["▁A", ",", "▁B", ",", "▁C", "▁D", "▁E", "▁F", ".", "▁G", "▁H", "'", ",", "'", "."]
+    segments = shorten_first([long, ["▁A", "."]], most)
+    assert [len(segment) for segment in segments] == lengths
+    assert [piece for segment in segments for piece in segment] == [*long, "▁A", "."]
+
+
+def test_a_first_segment_without_marks_stays_whole() -> None:
+    assert shorten_first([["▁A"] * 30], 5) == [["▁A"] * 30]
+    assert shorten_first([], 5) == []
 
 
 @pytest.mark.parametrize(("limit", "quick"), [(0, 0), (-1, 0), (120, -1), (1.5, 0), (True, 0), (120, "3")])
