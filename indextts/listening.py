@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from indextts.pipeline import IndexTTS2
+    from indextts.runs import RunHistory, RunRecord
 
 Samples = npt.NDArray[np.float32]
 HEADROOM_DB = 1.0  # below full scale; players resample, and the peaks between samples can be higher than the samples
@@ -241,3 +246,57 @@ def log_mel_distance_db(first: Any, second: Any, sample_rate: int) -> float:
     a, b = log_mel_db(first, sample_rate), log_mel_db(second, sample_rate)
     n = min(a.shape[1], b.shape[1])
     return float(np.abs(a[:, :n] - b[:, :n]).mean()) if n else 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------------- rendering
+
+
+def render_pair(
+    tts: IndexTTS2,
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    history: RunHistory | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    **infer_arguments: Any,
+) -> tuple[RunRecord, RunRecord]:
+    """Speak the same text with the same seed in two settings of one engine; it is left in the settings it had.
+
+    ``first``, ``second``: names of switches (``precision``, ``use_accel``, ``num_beams``, ...; see :mod:`indextts.switches`) or keywords of
+    ``infer``, and their values. Errors: ``ValueError`` for settings this engine cannot take, before anything is rendered; those of
+    ``infer``.
+    """
+    from indextts.runs import RunHistory, render
+    from indextts.switches import available_switches, set_switch
+
+    state = {switch.name: switch for switch in available_switches(tts)}
+    engine_names = {name for name, switch in state.items() if not switch.default}
+    for settings in (first, second):
+        for name, value in settings.items():
+            if name in engine_names and state[name].choices and value not in [c.value for c in state[name].choices if c.usable]:
+                raise ValueError(f"{state[name].label} cannot be {value!r} here. {state[name].reason}".strip())
+    target = history if history is not None else RunHistory()
+    seed = infer_arguments.pop("seed", None)
+    arguments = {**infer_arguments, "seed": secrets.randbits(32) if seed is None else seed}
+    before = {name: state[name].value for name in (first.keys() | second.keys()) & engine_names}
+
+    def put(settings: Mapping[str, Any]) -> None:
+        now = {switch.name: switch.value for switch in available_switches(tts)}
+        for name in settings.keys() & engine_names:
+            if now[name] != settings[name]:
+                set_switch(tts, name, settings[name])
+
+    records = []
+    try:
+        for place, settings in enumerate((first, second)):
+            put({**before, **settings})
+            call = {**arguments, **{name: value for name, value in settings.items() if name not in engine_names}}
+            report = None if progress is None else _half(progress, place)
+            label = ", ".join(f"{name} {settings[name]}" for name in settings if first.get(name) != second.get(name)) or "as it is"
+            records.append(render(tts, target, f"{'AB'[place]}: {label}", report, **call))
+    finally:
+        put(before)
+    return records[0], records[1]
+
+
+def _half(progress: Callable[[float, str], None], place: int) -> Callable[[float, str], None]:
+    return lambda fraction, message: progress((place + fraction) / 2, f"{'first' if place == 0 else 'second'}: {message}")

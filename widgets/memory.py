@@ -27,7 +27,7 @@ class MemoryPanel(Panel):
 
     def __init__(self, session: Session, interval_s: float = INTERVAL_S) -> None:
         super().__init__(session)
-        self.log = MemoryLog(session.tts)
+        self.memory = MemoryLog(session.tts)
         self.chart = Chart(memory_lines([]))
         self.gauges = W.HTML()
         self.pause = W.ToggleButton(description="Pause", icon="pause", tooltip="Stop reading; the plot stays")
@@ -74,7 +74,7 @@ class MemoryPanel(Panel):
 
     def _sample(self) -> None:
         try:
-            reading = self.log.sample()
+            reading = self.memory.sample()
         except RuntimeError as error:  # the engine was closed
             self.ticker.stop()
             self.show_error(error)
@@ -82,7 +82,7 @@ class MemoryPanel(Panel):
         self._draw(reading)
 
     def _draw(self, reading: MemoryReading) -> None:
-        facts = self.log.to_dict()
+        facts = self.memory.to_dict()
         self.chart.show(memory_lines(facts["readings"], facts["marks"]))  # one message a tick, however many curves
         self.gauges.value = gauges_html(reading)
 
@@ -91,10 +91,10 @@ class MemoryPanel(Panel):
         for record in self.session.history:
             if record.id not in self._known:
                 self._known.add(record.id)
-                self.log.mark("run", f"{record.label} began ({record.audio_s:.1f} s of sound)", record.created_s - record.total_s)
+                self.memory.mark("run", f"{record.label} began ({record.audio_s:.1f} s of sound)", record.created_s - record.total_s)
 
     def _clear(self) -> None:
-        self.log.clear()
+        self.memory.clear()
         self._sample()
 
     def _free(self, function: Any, kind: str, text: str) -> None:
@@ -105,7 +105,7 @@ class MemoryPanel(Panel):
             if self.closed:
                 return
             freed = max(0.0, before - self.session.tts.cache_memory_mb)
-            self.log.mark(kind, f"{text}: {freed:.1f} MB")
+            self.memory.mark(kind, f"{text}: {freed:.1f} MB")
             self._sample()
             said = f"{freed:.1f} MB freed." if freed >= 0.05 else "Nothing to free: the caches are within their limit."
             self.status.value = f'<span class="itl-hint" role="status">{said}</span>'
@@ -113,7 +113,7 @@ class MemoryPanel(Panel):
         self.session.run(lambda progress: function(), on_done=done, on_error=self.show_error)
 
     def _export(self) -> tuple[str, bytes]:
-        return "memory.csv", self.log.to_csv_text().encode("utf-8")
+        return "memory.csv", self.memory.to_csv_text().encode("utf-8")
 
 
 def gauges_html(reading: MemoryReading) -> str:

@@ -83,7 +83,7 @@ def _image(
 ) -> Figure:
     trace: dict[str, Any] = {
         "type": "heatmap",
-        "z": np.round(image, 1).tolist(),
+        "z": np.rint(image).astype(int).tolist() if limit is None else np.round(image, 1).tolist(),
         "x0": step_s / 2,
         "dx": step_s,
         "colorscale": colours,
