@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from indextts.models.gpt import UnifiedVoice
-from indextts.models.length_regulator import target_frames
+from indextts.models.length_regulator import nearest_index, target_frames
 from indextts.models.s2mel import S2Mel
+from indextts.training.batches import TextIds
 from indextts.training.codec import load_codec
 from indextts.training.coding import CodedCorpus
 from indextts.training.corpus import SAMPLE_RATE
 from indextts.training.features import mel_of
-from indextts.training.language_model import TextIds, load_gpt_part
+from indextts.training.language_model import load_gpt_part
 from indextts.training.loop import StageSettings, Trainer, autocast
 from indextts.training.sizes import SIZES
-from indextts.training.speed import compile_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,14 @@ def train_s2mel(
     trainer = Trainer("s2mel", {"s2mel": s2mel}, settings, peak=1e-3, betas=(0.9, 0.98))
     if not trainer.resumed:
         _start_at_mean_mel(s2mel, corpus)
-    compile_blocks([*s2mel.cfm.estimator.transformer.layers, s2mel.cfm.estimator.wavenet], settings.device)
+
+    def from_codes(content: Tensor, prompt_content: Tensor, mel: Tensor, prompt_mel: Tensor, style: Tensor) -> _Losses:
+        return flow_loss(s2mel, content, prompt_content, mel, prompt_mel, style, early), {}
+
+    def with_latents(content: Tensor, latents: Tensor, *others: Tensor) -> _Losses:
+        return from_codes(content + s2mel.gpt_layer(latents), *others)
+
+    step, latent_step = trainer.replayed(from_codes), trainer.replayed(with_latents)
     gpt: UnifiedVoice | None = None
     texts = TextIds(lexicon, settings.seed)
     while trainer.running:
@@ -79,11 +86,10 @@ def train_s2mel(
             content = codec.vq2emb(corpus.codes(ids, offsets, n)).transpose(1, 2)
             prompt_content = codec.vq2emb(corpus.codes(before, prompt_offsets, p)).transpose(1, 2)
             known = _gpt_latents(gpt, corpus, texts, ids, before, n) if gpt is not None else None
-        with trainer.autocast():
-            if known is not None:
-                content = content + s2mel.gpt_layer(known)
-            loss = flow_loss(s2mel, content, prompt_content, mel, prompt_mel, style, early)
-        trainer.step(loss)
+        if known is None:
+            step(content, prompt_content, mel, prompt_mel, style)
+        else:
+            latent_step(content, known, prompt_content, mel, prompt_mel, style)
         trainer.save_if_due()
     trainer.save()
 
@@ -92,7 +98,6 @@ def warm_up(settings: StageSettings) -> None:
     """A few steps on random numbers, as :func:`indextts.training.language_model.warm_up`."""
     config = SIZES[settings.size]().config
     s2mel = S2Mel(config.s2mel, config.gpt_latent_dim).to(settings.device)
-    compile_blocks([*s2mel.cfm.estimator.transformer.layers, s2mel.cfm.estimator.wavenet], settings.device)
     for n, p in ((60, 100), (150, 61), (220, 200)):
         rows = max(2, int(_BATCH_FRAMES * settings.batch / (1.72 * (n + p))))
         content, prompt = (torch.randn(rows, count, config.s2mel.length_regulator.in_channels, device=settings.device) for count in (n, p))
@@ -117,12 +122,11 @@ def flow_loss(
     rows, _, frames = mel.shape
     prompt_frames = prompt_mel.shape[-1]
     device = mel.device
-    lengths = [torch.full((rows,), count, device=device) for count in (prompt_frames, frames)]
-    mu = torch.cat([s2mel.length_regulator(prompt_content, lengths[0]), s2mel.length_regulator(content, lengths[1])], dim=1)
+    mu = torch.cat([_stretched(s2mel, prompt_content, prompt_frames), _stretched(s2mel, content, frames)], dim=1)
     kept = (torch.rand(rows, device=device) >= _DROP).float()
     # Uniform in each row's own slice of [0, 1]: the batch covers all times.
     t = (torch.arange(rows, device=device) + torch.rand(rows, device=device)) / rows
-    t = t[torch.randperm(rows, device=device)] ** early
+    t = t[torch.rand(rows, device=device).argsort()] ** early
     noise = torch.randn_like(mel)
     state = torch.cat([torch.zeros_like(prompt_mel), (1 - t)[:, None, None] * noise + t[:, None, None] * mel], dim=-1)
     prompt = torch.cat([prompt_mel, torch.zeros_like(mel)], dim=-1) * kept[:, None, None]
@@ -130,6 +134,17 @@ def flow_loss(
     return (velocity[..., prompt_frames:].float() - (mel - noise)).square().mean()
 
 
+def _stretched(s2mel: S2Mel, content: Tensor, frames: int) -> Tensor:
+    """The length regulator for rows of one length (B, n, in_channels), without a question to the device."""
+    regulator, (rows, sources, _) = s2mel.length_regulator, content.shape
+    have, want = (torch.full((rows,), count, device=content.device) for count in (sources, frames))
+    projected = regulator.content_in_proj(content)
+    index = nearest_index(have, want, frames)[..., None].expand(-1, -1, projected.shape[-1])
+    conditions: Tensor = regulator.model(projected.gather(1, index).transpose(1, 2)).transpose(1, 2)
+    return conditions
+
+
+_Losses = tuple[Tensor, dict[str, Tensor]]
 _Draw = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]
 
 
@@ -139,7 +154,7 @@ def _pieces(corpus: CodedCorpus, batch: float, lengths: Sequence[int]) -> _Draw:
     p = int(corpus.rng.choice(lengths))
     rows = max(2, int(_BATCH_FRAMES * batch / (1.72 * (n + p))))
     ids = corpus.draw(rows, n + 1)
-    n = min(n, int(corpus.tokens[ids].min()) - 1)
+    n = _in_steps(min(n, int(corpus.tokens[ids].min()) - 1))
     prompts = corpus.companions(ids, same_style=False)
     p = _common_length(corpus, prompts, p)
     return ids, prompts, corpus.offsets(ids, n), corpus.offsets(prompts, p), n, p
@@ -152,7 +167,7 @@ def _whole_utterances(corpus: CodedCorpus, batch: float, lengths: Sequence[int])
     rows = max(2, int(_LATENT_TOKENS * batch / (n + p)))
     among = (corpus.tokens >= n) & (corpus.tokens < 1.4 * n + 8)
     ids = corpus.draw(rows, n, among if among.any() else None)
-    n = min(n, int(corpus.tokens[ids].min()) - 1)
+    n = _in_steps(min(n, int(corpus.tokens[ids].min()) - 1))
     prompts = corpus.companions(ids, same_style=True)
     p = _common_length(corpus, prompts, p)
     return ids, prompts, np.zeros_like(ids), corpus.offsets(prompts, p), n, p
@@ -160,7 +175,12 @@ def _whole_utterances(corpus: CodedCorpus, batch: float, lengths: Sequence[int])
 
 def _common_length(corpus: CodedCorpus, prompts: npt.NDArray[np.int64], wanted: int) -> int:
     """``wanted``, or what nine of ten prompts have; the few shorter ones are followed by silence."""
-    return max(20, min(wanted, int(np.quantile(corpus.tokens[prompts], 0.1)) - 1))
+    return max(20, _in_steps(min(wanted, int(np.quantile(corpus.tokens[prompts], 0.1)) - 1)))
+
+
+def _in_steps(tokens: int) -> int:
+    """Rounded down to a multiple of 20 where there is one: recorded steps want few different lengths."""
+    return tokens - tokens % 20 or tokens
 
 
 def _mels(corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int) -> Tensor:

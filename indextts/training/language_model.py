@@ -7,10 +7,6 @@ system uses both, and a small model cannot be expected to shrug off the differen
 from __future__ import annotations
 
 import logging
-import random
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,75 +17,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from indextts.models.gpt import UnifiedVoice
-from indextts.text.lexicon import Lexicon, LexiconTokenizer
-from indextts.training.alignment import NOWHERE, Positions, Watch, align
+from indextts.models.gpt2 import GPT2Attention
+from indextts.training.alignment import NOWHERE, Watch
+from indextts.training.batches import GPTBatch, TextIds, endless_batches
 from indextts.training.coding import CodedCorpus
 from indextts.training.emotions import emotion_rows
-from indextts.training.letters import phone_tokenizer
 from indextts.training.loop import StageSettings, Trainer, autocast
 from indextts.training.parts import load_part, restore
 from indextts.training.sizes import SIZES
-from indextts.training.speed import compile_blocks
 
 logger = logging.getLogger(__name__)
 
 _BATCH_TOKENS = 28_000
-_POOL = 4096  # utterances that are sorted by length at a time
 _TEXT_WEIGHT = 0.01
 _DROPOUT = 0.05
 _OTHER_MANNER = 0.25  # share of rows whose manner comes from another speaker
-SPELLED = 0.12  # share of known words that training spells
 _WATCHED_HEADS = 2  # of each watched layer; the others look where they like
 _ALIGNMENT_WEIGHT = 0.1
-
-
-@dataclass
-class GPTBatch:
-    """Rows of similar length, padded; lengths count without start and stop."""
-
-    ids: npt.NDArray[np.int64]
-    text: Tensor  # (B, L)
-    text_lengths: Tensor
-    codes: Tensor  # (B, N)
-    code_lengths: Tensor
-    positions: Tensor | None = None  # (B, N) text position that each code speaks, NOWHERE if unknown
-
-
-class TextIds:
-    """Text ids of a corpus, encoded once, as the voice's front-end encodes them; without a ``lexicon`` every word is spelled.
-
-    A share of the known words is spelled all the same, so that words that no lexicon knows can be read from their letters.
-    """
-
-    def __init__(self, lexicon: Path | None = None, seed: int = 0, spelled: float = SPELLED) -> None:
-        rng = random.Random(seed)
-        with tempfile.TemporaryDirectory() as folder:
-            model = Path(folder, "bpe.model")
-            model.write_bytes(phone_tokenizer())
-            self._tokenizer = LexiconTokenizer(model, Lexicon.load(lexicon) if lexicon else Lexicon({}))
-        self._spell = lambda _: rng.random() < spelled
-        self._pieces: list[list[str]] = []
-        self._rows: list[list[int]] = []
-        self._positions: list[Positions] = []
-
-    def ids(self, text: str) -> list[int]:
-        """Ids of one text, as in synthesis."""
-        return self._tokenizer.ids(self._tokenizer.encode(text))
-
-    def rows(self, texts: list[str]) -> list[list[int]]:
-        """Ids of all ``texts``, of which earlier calls saw the first ones."""
-        for text in texts[len(self._rows) :]:
-            pieces = self._tokenizer.encode(text, spell=self._spell)
-            self._pieces.append(pieces)
-            self._rows.append(self._tokenizer.ids(pieces))
-        return self._rows
-
-    def positions(self, corpus: CodedCorpus) -> list[Positions]:
-        """Per utterance the text position that each of its codes speaks (:func:`indextts.training.alignment.align`)."""
-        self.rows(corpus.texts)
-        for i in range(len(self._positions), len(corpus)):
-            self._positions.append(align(self._pieces[i], corpus.labels_of(i)))
-        return self._positions
+_PIECES = (75, 75, 125, 125, 125, 175, 175, 175, 250, 250, 400)  # tokens of the speech that conditions
+_FEW_PIECES = (100, 200)  # the same for recorded steps, which want few shapes
+_NO_IDS = np.zeros(0, np.int64)
 
 
 def load_gpt_part(settings: StageSettings) -> tuple[UnifiedVoice, dict[str, Tensor]]:
@@ -106,6 +53,11 @@ def watched_layers(layers: int) -> list[int]:
     return list(range(1, layers, 2))[:3]
 
 
+def _watched(gpt: UnifiedVoice) -> list[GPT2Attention]:
+    blocks: list[Any] = list(gpt.gpt.h)
+    return [blocks[i].attn for i in watched_layers(len(blocks))]
+
+
 def train_gpt(corpus: CodedCorpus, settings: StageSettings, lexicon: Path | None = None, guided: bool = True) -> None:
     """Train for the time given; the part also holds the emotion tables.
 
@@ -117,26 +69,37 @@ def train_gpt(corpus: CodedCorpus, settings: StageSettings, lexicon: Path | None
     gpt = UnifiedVoice(config.gpt, dropout=_DROPOUT)
     trainer = Trainer("gpt", {"gpt": gpt}, settings, peak=1.2e-3, betas=(0.9, 0.96), weight_decay=0.03)
     texts = TextIds(lexicon, settings.seed)
-    watch = Watch([gpt.gpt.h[i].attn for i in watched_layers(config.gpt.layers)], _WATCHED_HEADS) if guided else None
-    compile_blocks(gpt.gpt.h, settings.device)
+    watch = Watch(_watched(gpt), _WATCHED_HEADS) if guided else None
+    known = load_part(settings.parts, "gpt")[0] if trainer.resumed else {}
+    known = {key: value for key, value in known.items() if key.startswith("matrix.")}  # between the ends, an earlier run's are kept
 
     def tables() -> dict[str, Tensor]:
         averaged: Any = trainer.averaged["gpt"]
         return emotion_rows(averaged, corpus, config.emo_num)
 
-    batches = _endless_batches(corpus, texts, int(_BATCH_TOKENS * settings.batch), config.gpt.max_mel_tokens, guided)
-    gpt.train()
-    while trainer.running:
-        batch = next(batches)
-        with trainer.autocast():
-            conditioning = _conditioning(gpt, corpus, batch.ids)
-            text_loss, code_loss, right = sequence_losses(gpt, conditioning, batch)
+    def losses(
+        voice: Tensor, voice_lengths: Tensor, manner: Tensor, manner_lengths: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = GPTBatch(_NO_IDS, *tensors)
+        latents = gpt.speaker_latents(voice, voice_lengths, isolate_padding=True)
+        conditioning = gpt.conditioning(latents, gpt.emotion_vector(manner, manner_lengths, isolate_padding=True))
+        text_loss, code_loss, right = sequence_losses(gpt, conditioning, batch)
         loss, values = code_loss + _TEXT_WEIGHT * text_loss, {"codes": code_loss, "text": text_loss, "code_accuracy": right}
         if watch is not None:
             values["attention"] = attention_loss(watch, batch, conditioning.shape[1])
             loss = loss + _ALIGNMENT_WEIGHT * values["attention"]
-        trainer.step(loss, **values)
-        trainer.save_if_due(tables)
+        return loss, values
+
+    step = trainer.replayed(losses)
+    recorded = settings.replay and settings.device.type == "cuda"
+    batches = endless_batches(corpus, texts, int(_BATCH_TOKENS * settings.batch), config.gpt.max_mel_tokens, guided, recorded)
+    gpt.train()
+    while trainer.running:
+        batch = next(batches)
+        voice, manner = _companions(corpus, batch.ids)
+        longest = int(corpus.rng.choice(_FEW_PIECES if recorded else _PIECES))
+        step(*_pieces(corpus, voice, longest, recorded), *_pieces(corpus, manner, longest, recorded), *batch.tensors())
+        trainer.save_if_due(lambda: known or tables())
     trainer.save(tables())
 
 
@@ -145,7 +108,7 @@ def attention_loss(watch: Watch, batch: GPTBatch, before: int) -> Tensor:
     assert batch.positions is not None
     known = (batch.positions != NOWHERE) & (torch.arange(batch.positions.shape[1], device=batch.codes.device) < batch.code_lengths[:, None])
     queries = before + batch.text_lengths[:, None] + 2 + torch.arange(batch.positions.shape[1], device=batch.codes.device)
-    longest = int((batch.text_lengths + batch.code_lengths).max()) + before + 4
+    longest = before + batch.text.shape[1] + batch.codes.shape[1] + 4
     return watch.loss(queries.clamp(max=longest - 1), before + 1 + batch.positions.clamp(min=0), known)
 
 
@@ -153,7 +116,6 @@ def warm_up(settings: StageSettings) -> None:
     """A few steps on random numbers: compiles, and fills the libraries' caches, while earlier stages are still busy."""
     config = SIZES[settings.size]().config.gpt
     gpt = UnifiedVoice(config, dropout=_DROPOUT).to(settings.device)
-    compile_blocks(gpt.gpt.h, settings.device)
     for count, letters, tokens in ((48, 50, 170), (80, 61, 233), (30, 100, 401), (120, 30, 120)):
         rows = max(2, int(count * settings.batch))
         on = settings.device
@@ -173,47 +135,8 @@ def warm_up(settings: StageSettings) -> None:
         loss.backward()
 
 
-def _endless_batches(corpus: CodedCorpus, texts: TextIds, budget: int, longest: int, guided: bool) -> Iterator[GPTBatch]:
-    """Batches of at most ``budget`` padded tokens, forever; new shards join between pools."""
-    while True:
-        corpus.refresh(24)
-        rows = texts.rows(corpus.texts)
-        positions = texts.positions(corpus) if guided else None
-        pool = corpus.rng.choice(len(corpus), min(_POOL, len(corpus)), replace=False)
-        pool = pool[corpus.tokens[pool] < longest]
-        pool = pool[np.argsort([len(rows[i]) + corpus.tokens[i] for i in pool], kind="stable")]
-        groups: list[list[int]] = []
-        current: list[int] = []
-        width = 0
-        for i in pool:
-            width = max(width, len(rows[i]) + int(corpus.tokens[i]) + 16)
-            if current and width * (len(current) + 1) > budget:
-                groups.append(current)
-                current, width = [], len(rows[i]) + int(corpus.tokens[i]) + 16
-            current.append(int(i))
-        groups.append(current)
-        for number in corpus.rng.permutation(len(groups)):
-            yield _collate(corpus, rows, np.array(groups[number]), positions)
-
-
-def _collate(corpus: CodedCorpus, rows: list[list[int]], ids: npt.NDArray[np.int64], positions: list[Positions] | None) -> GPTBatch:
-    lengths = [len(rows[i]) for i in ids]
-    text = np.ones((len(ids), max(lengths)), np.int64)
-    for row, i in enumerate(ids):
-        text[row, : lengths[row]] = rows[i]
-    tokens = corpus.tokens[ids]
-    codes = corpus.codes(ids, np.zeros_like(ids), int(tokens.max()))
-    on = lambda array: torch.from_numpy(np.asarray(array, np.int64)).to(corpus.device, non_blocking=True)  # noqa: E731 (used often, one line)
-    there = None
-    if positions is not None:
-        there = np.full(codes.shape, NOWHERE, np.int64)
-        for row, i in enumerate(ids):
-            there[row, : tokens[row]] = positions[i]
-    return GPTBatch(ids, on(text), on(lengths), codes, on(tokens), None if there is None else on(there))
-
-
-def _conditioning(gpt: UnifiedVoice, corpus: CodedCorpus, ids: npt.NDArray[np.int64]) -> Tensor:
-    """Conditioning (B, C, D) from companions: a piece of the speaker for the voice, one spoken alike for the manner."""
+def _companions(corpus: CodedCorpus, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Utterances that condition each one: of the same speaker for the voice, and spoken alike for the manner."""
     voice = corpus.companions(ids, same_style=bool(corpus.rng.random() < 0.5))
     manner = corpus.companions(ids, same_style=True)
     for row in np.flatnonzero(corpus.rng.random(len(ids)) < _OTHER_MANNER):
@@ -221,16 +144,13 @@ def _conditioning(gpt: UnifiedVoice, corpus: CodedCorpus, ids: npt.NDArray[np.in
         alike = alike[corpus.styles[alike] == corpus.styles[ids[row]]]
         if len(alike):
             manner[row] = alike[0]
-    latents = gpt.speaker_latents(*_pieces(corpus, voice), isolate_padding=True)
-    vector = gpt.emotion_vector(*_pieces(corpus, manner), isolate_padding=True)
-    return gpt.conditioning(latents, vector)
+    return voice, manner
 
 
-def _pieces(corpus: CodedCorpus, ids: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Features (B, T, width) of random pieces and their lengths (B,); T changes from call to call."""
-    longest = int(corpus.rng.choice([75, 125, 175, 250, 400], p=[0.15, 0.25, 0.3, 0.22, 0.08]))
+def _pieces(corpus: CodedCorpus, ids: npt.NDArray[np.int64], longest: int, full: bool) -> tuple[Tensor, Tensor]:
+    """Features (B, T, width) of random pieces of at most ``longest`` tokens, and their lengths (B,); ``full``: T is ``longest``."""
     lengths = np.minimum(corpus.tokens[ids], longest)
-    features = corpus.features(ids, corpus.offsets(ids, longest), int(lengths.max()))
+    features = corpus.features(ids, corpus.offsets(ids, longest), longest if full else int(lengths.max()))
     return features, torch.from_numpy(lengths).to(corpus.device)
 
 
@@ -255,7 +175,7 @@ def sequence_losses(
 
     before = conditioning.shape[1]
     code_start = before + batch.text_lengths[:, None] + 2
-    longest = int((batch.text_lengths + batch.code_lengths).max()) + before + 4
+    longest = everything.shape[1]  # not the longest row's sum: that would ask the device
     place = torch.arange(longest, device=device)[None].expand(rows, -1)
     place = place + (place >= code_start) * (batch.text.shape[1] - batch.text_lengths[:, None])
     place = place.clamp(max=everything.shape[1] - 1)

@@ -30,7 +30,8 @@ class StageSettings:
     """What a stage is told from outside.
 
     ``seconds``: how long this run may take from now on. ``plan_s``: how long the stage is planned to run in all its runs together; the
-    learning rate falls over that time, and resumed runs go on where the part says they stopped.
+    learning rate falls over that time, and resumed runs go on where the part says they stopped. ``steps`` above 0 replaces both: the run
+    has that many steps, however long they take.
     """
 
     parts: Path
@@ -38,6 +39,7 @@ class StageSettings:
     device: torch.device
     seconds: float
     plan_s: float
+    steps: int = 0
     precision: str = "fp32"
     size: str = "small"
     batch: float = 1.0  # factor on every batch size
@@ -137,11 +139,15 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the planned training time that has passed, earlier runs included; at most 1."""
+        if self.settings.steps:
+            return min(1.0, self.steps / self.settings.steps)
         return min(1.0, (self._before + self.elapsed) / max(self.settings.plan_s, 1e-9))
 
     @property
     def running(self) -> bool:
-        """False when the time is over."""
+        """False when the time is over, or all steps are made."""
+        if self.settings.steps:
+            return self.steps < self.settings.steps
         return self.elapsed < self.settings.seconds
 
     def start_clock(self) -> None:

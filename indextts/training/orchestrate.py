@@ -1,9 +1,12 @@
 """The whole training in one command with a time limit: every stage is a process, and each starts when what it needs is there.
 
-Data are made on all cores from the first to the middle of the run. Speaker encoder and vocoder need nothing but speech and start at once;
-encoder, codec, coding follow one another; then language model, flow matching and vocoder share the accelerator to the end. Parts are copied
-to the output folder as they are saved, so a run that is killed loses a minute. A second run with the same output folder (or ``--resume``)
-keeps the front half as it is, since codes must not change their meaning, and goes on with the rest on fresh text.
+Data are made on all cores from the first to the middle of the run. The front half has the accelerator to itself: first the encoder, then
+codec and speaker encoder; after it language model, flow matching and vocoder share what is left. ``--stages`` leaves stages out, so that a
+run can be given to one of them alone: three stages on one GPU make each step three times as long, and the vocoder needs most steps. Parts
+are copied to the output folder as they are saved, so a run that is killed loses a minute. A second run with the same output folder (or
+``--resume``) keeps the front half as it is, since codes must not change their meaning, and goes on with the rest on fresh text. In 25
+minutes: ``--minutes 8 --stages encoder codec speaker gpt s2mel``, then ``--minutes 9 --stages vocoder``, then ``--minutes 8 --stages gpt
+s2mel``, each time with another ``--seed``.
 """
 
 from __future__ import annotations
@@ -23,11 +26,15 @@ from pathlib import Path
 from indextts.training.bundle import unpack_bundle
 from indextts.training.make_data import STOP_FILE
 from indextts.training.parts import NAMES, part_path
+from indextts.training.sizes import SIZES
 
 logger = logging.getLogger(__name__)
 
 # Shares of the time limit (a fresh run): what the front half may take, measured from when its input is there.
-_SHARES = {"encoder": 0.16, "codec": 0.11, "speaker": 0.20}
+_SHARES = {"encoder": 0.24, "codec": 0.13, "speaker": 0.13}
+STAGES = ("encoder", "codec", "speaker", "gpt", "s2mel", "vocoder")
+# Who must be finished before a job starts; the others start at once, get ready, and wait for the parts that they read.
+_AFTER = {"speaker": ("encoder",), "vocoder": ("codec", "speaker")}
 _DATA_SHARE = 0.45
 _ENDING_S = 24.0  # samples, last copy
 _PLANS = {"gpt": 900.0, "s2mel": 900.0, "vocoder": 1080.0}  # seconds of training planned over two runs of ten minutes
@@ -44,6 +51,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/indextts-training"), help="scratch folder on a fast disk")
     parser.add_argument("--synth", type=Path, required=True, help="bundle of synthesisers (archive or folder)")
     parser.add_argument("--corpus", type=Path, help="sentences, from the sub-command text")
+    parser.add_argument(
+        "--lexicon", type=Path, help="lexicon.txt.gz of the voice, from the sub-command lexicon; else every word is spelled"
+    )
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="what to train in this run")
+    parser.add_argument("--faithful", action="store_true", help="codes agree with the phones that were spoken, whatever the encoder hears")
     parser.add_argument("--minutes", type=float, default=9.5, help="time limit of everything")
     parser.add_argument("--hours", type=float, default=70.0, help="most speech to make")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 4), help="processes that make speech")
@@ -71,6 +83,7 @@ class Job:
     process: subprocess.Popen[bytes] | None = None
     status: int | None = None
     tries: int = 0
+    after: tuple[str, ...] = ()  # jobs that must have ended before
 
 
 def run(options: argparse.Namespace) -> None:
@@ -126,15 +139,22 @@ class Conductor:
         ]  # fmt: skip
         jobs = [Job("data", data)]
         for name in ("encoder", "speaker", "codec"):
-            if not part_path(self.parts, name).is_file():
+            if name in options.stages and not part_path(self.parts, name).is_file():
                 seconds = _SHARES[name] * limit
                 jobs.append(Job(name, self._stage(name, seconds, end, seconds)))
-        latents = options.latents_seconds
-        jobs.append(Job("code", self._stage("code", limit, end, limit)))
-        jobs.append(Job("gpt", self._stage("gpt", limit, end - latents, plans["gpt"])))
-        more = ["--latents-from", str(self._gpt_done)] if latents else []
-        jobs.append(Job("s2mel", [*self._stage("s2mel", limit, end, plans["s2mel"]), *more]))
-        jobs.append(Job("vocoder", self._stage("vocoder", limit, end, plans["vocoder"])))
+        more = {"code": ["--faithful"] if options.faithful else [], "vocoder": []}
+        more["gpt"] = more["s2mel"] = ["--lexicon", str(options.lexicon)] if options.lexicon else []
+        if options.latents_seconds:
+            more["s2mel"] = [*more["s2mel"], "--latents-from", str(self._gpt_done)]
+        if {"gpt", "s2mel"} & set(options.stages):
+            jobs.append(Job("code", [*self._stage("code", limit, end, limit), *more["code"]]))
+        for name in ("gpt", "s2mel", "vocoder"):
+            if name in options.stages and (name != "vocoder" or SIZES[options.size]().config.vocoder.has_weights):
+                until = end - options.latents_seconds if name == "gpt" else end
+                jobs.append(Job(name, [*self._stage(name, limit, until, plans[name]), *more[name]]))
+        present = {job.name for job in jobs}
+        for job in jobs:
+            job.after = tuple(name for name in _AFTER.get(job.name, ()) if name in present)
         return jobs
 
     def _stage(self, name: str, seconds: float, end: float, plan: float) -> list[str]:
@@ -176,7 +196,8 @@ class Conductor:
         if job.status is not None:
             return
         if job.process is None:
-            self._start(job)
+            if all(other.status is not None for other in self.jobs if other.name in job.after):
+                self._start(job)
             return
         status = job.process.poll()
         if status is None:
@@ -217,11 +238,13 @@ class Conductor:
     def _render(self) -> None:
         """Sample sentences, if all parts are there and time is left."""
         left = self.limit - self.elapsed - 2.0
-        if all(part_path(self.parts, name).is_file() for name in NAMES[:-1]) and left > 3:
+        coded = any(job.name == "code" for job in self.jobs)
+        if coded and all(part_path(self.parts, name).is_file() for name in NAMES[:-1]) and left > 3:
             for job in self.jobs:
                 if job.status is None and job.process is not None and job.name not in ("data", "code"):
                     _wait(job.process, 0.3 * left)
             arguments = self._stage("samples", left, time.time() + left, left)
+            arguments += ["--lexicon", str(self.options.lexicon)] if self.options.lexicon else []
             job = Job("samples", arguments)
             self._start(job)
             assert job.process is not None

@@ -16,11 +16,12 @@ from indextts.models.bigvgan import BigVGAN
 from indextts.models.griffin_lim import GriffinLim
 from indextts.models.length_regulator import target_frames
 from indextts.models.s2mel import S2Mel
+from indextts.training.batches import TextIds
 from indextts.training.codec import load_codec
 from indextts.training.coding import CodedCorpus
 from indextts.training.corpus import SAMPLE_RATE
 from indextts.training.features import mel_of
-from indextts.training.language_model import TextIds, load_gpt_part
+from indextts.training.language_model import load_gpt_part
 from indextts.training.loop import StageSettings
 from indextts.training.parts import load_part, restore
 from indextts.training.sizes import SIZES

@@ -11,6 +11,7 @@ from indextts.training.corpus import Corpus
 from indextts.training.discriminators import Discriminators, feature_loss, fooling_loss, judge_loss
 from indextts.training.features import mel_of
 from indextts.training.loop import StageSettings, Trainer, autocast
+from indextts.training.replay import Replay
 from indextts.training.sizes import SIZES
 from indextts.training.speed import fuse_activations
 
@@ -31,33 +32,58 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     judges = Discriminators(4 if settings.size == "miniature" else 12)
     fuse_activations(vocoder, settings.device)
     opponent = Trainer("discriminator", {"judges": judges}, settings, peak=5e-4, betas=(0.8, 0.97), weight_decay=0.0, clip=5.0)
+
+    def generate(wave: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with trainer.autocast():
+            made = vocoder.unclamped(roughened(mel_of(wave)))
+        made = made.squeeze(1).float()
+        return made, {**spectral_losses(made, wave), "fooling": made.new_zeros(()), "features": made.new_zeros(())}
+
+    def alone(wave: Tensor) -> dict[str, Tensor]:
+        _, losses = generate(wave)
+        loss = _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"]
+        trainer.update(loss)
+        return _detached(loss=loss, **losses)
+
+    def against_judges(wave: Tensor) -> dict[str, Tensor]:
+        made, losses = generate(wave)
+        with opponent.autocast():
+            doubt = judge_loss(judges(wave), judges(made.detach()))
+        opponent.update(doubt)
+        judges.requires_grad_(False)
+        with opponent.autocast():
+            opinion = judges(made)
+            with torch.no_grad():
+                truth = judges(wave)
+            losses["fooling"], losses["features"] = fooling_loss(opinion), feature_loss(truth, opinion)
+        loss = (
+            _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"] + losses["fooling"] + _FEATURE_WEIGHT * losses["features"]
+        )
+        trainer.update(loss)
+        judges.requires_grad_(True)
+        return _detached(loss=loss, **losses, doubt=doubt)
+
+    first, second = (Replay(step, settings.device, enabled=settings.replay) for step in (alone, against_judges))
     while trainer.running:
         corpus.refresh(1)
         wave = pieces(corpus, max(2, int(_BATCH * settings.batch)))
-        mel = roughened(mel_of(wave))
-        with trainer.autocast():
-            made = vocoder.unclamped(mel)
-        made = made.squeeze(1).float()
-        losses = {**spectral_losses(made, wave), "fooling": made.new_zeros(()), "features": made.new_zeros(())}
-        loss = _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"]
+        trainer.before_update()
         if trainer.progress > _ALONE:
-            with opponent.autocast():
-                doubt = judge_loss(judges(wave), judges(made.detach()))
-            opponent.step(doubt)
-            judges.requires_grad_(False)
-            with opponent.autocast():
-                opinion = judges(made)
-                with torch.no_grad():
-                    truth = judges(wave)
-                losses["fooling"], losses["features"] = fooling_loss(opinion), feature_loss(truth, opinion)
-            loss = loss + losses["fooling"] + _FEATURE_WEIGHT * losses["features"]
-        trainer.step(loss, **losses)
-        judges.requires_grad_(True)
+            opponent.before_update()
+            values = second(wave)
+            opponent.after_update({"loss": values.pop("doubt")})
+        else:
+            values = first(wave)
+        trainer.after_update(values)
         if trainer.save_if_due() and opponent.steps:
             opponent.save()
     trainer.save()
     if opponent.steps:
         opponent.save()
+
+
+def _detached(**values: Tensor) -> dict[str, Tensor]:
+    return {key: value.detach() for key, value in values.items()}
 
 
 def warm_up(settings: StageSettings) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from indextts.models.bigvgan import Activation
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.length_regulator import target_frames
 from indextts.models.s2mel import S2Mel
@@ -19,7 +18,6 @@ from indextts.training.language_model import GPTBatch, sequence_losses
 from indextts.training.make_data import Utterance, save_shard
 from indextts.training.phones import PHONES, UNKNOWN, semantic_tokens, token_labels
 from indextts.training.sizes import miniature
-from indextts.training.speed import fuse_activations
 from indextts.training.synthesisers import Speech
 
 torch.set_num_threads(1)
@@ -170,23 +168,3 @@ def test_flow_loss_is_zero_for_the_true_velocity(monkeypatch: pytest.MonkeyPatch
     assert seen["x"][..., :26].abs().max() == 0
     assert seen["prompt_x"][..., 26:].abs().max() == 0
     assert seen["mu"].shape == (3, 26 + target_frames(n), 16)
-
-
-def test_fused_activation_equals_the_models_own() -> None:
-    torch.manual_seed(2)
-    module = Activation(3)
-    with torch.no_grad():
-        module.act.alpha.normal_(std=0.3)
-        module.act.beta.normal_(std=0.3)
-    x = torch.randn(2, 3, 17, requires_grad=True)
-    weights = torch.randn(2, 3, 17)
-    plain = module(x)
-    (plain * weights).sum().backward()
-    gradients = [x.grad.clone(), module.act.alpha.grad.clone(), module.act.beta.grad.clone()]
-    x.grad = module.act.alpha.grad = module.act.beta.grad = None
-    fuse_activations(module, torch.device("cpu"))
-    fused = module(x)
-    (fused * weights).sum().backward()
-    torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-5)
-    for before, after in zip(gradients, [x.grad, module.act.alpha.grad, module.act.beta.grad], strict=True):
-        torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)

@@ -40,22 +40,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (shards / STOP_FILE).touch()
     speech = Corpus(shards, CPU)
     speech.refresh()
-    train_encoder(speech, settings(home, 5))
-    train_speaker(speech, settings(home, 6))
-    train_codec(speech, settings(home, 4))
-    code_shards(shards, home / "coded", settings(home, 60))
+    train_encoder(speech, settings(home, 40))
+    train_speaker(speech, settings(home, 20))
+    train_codec(speech, settings(home, 40))
+    code_shards(shards, home / "coded", settings(home, 1))
     coded = CodedCorpus(shards, home / "coded", CPU)
     coded.refresh()
-    train_gpt(coded, settings(home, 4))
-    train_s2mel(coded, settings(home, 4))
-    train_s2mel(coded, settings(home, 1.5), latents_from=home / "parts" / "gpt.part.safetensors")
-    train_vocoder(speech, settings(home, 6, plan_s=14))
+    train_gpt(coded, settings(home, 40))
+    train_s2mel(coded, settings(home, 40))
+    train_s2mel(coded, settings(home, 10), latents_from=home / "parts" / "gpt.part.safetensors")
+    train_vocoder(speech, settings(home, 25))
     return home
 
 
-def settings(home: Path, seconds: float, **other: float) -> StageSettings:
-    plan = other.get("plan_s", seconds)
-    return StageSettings(home / "parts", home / "logs", CPU, seconds, plan, size="miniature", batch=0.04, warmup_steps=5)
+def settings(home: Path, steps: int) -> StageSettings:
+    return StageSettings(home / "parts", home / "logs", CPU, 300, 300, steps, size="miniature", batch=0.04, warmup_steps=5)
 
 
 def column(home: Path, stage: str, name: str) -> list[float]:
@@ -89,7 +88,7 @@ def test_a_stage_goes_on_where_it_stopped(folder: Path) -> None:
     coded.refresh()
     before = load_part(folder / "parts", "gpt")[1]["steps"]
     curve = column(folder, "gpt", "codes")
-    train_gpt(coded, settings(folder, 1.5))
+    train_gpt(coded, settings(folder, 10))
     assert load_part(folder / "parts", "gpt")[1]["steps"] > before
     assert column(folder, "gpt", "codes")[len(curve)] < 0.97 * curve[0]
 
@@ -102,7 +101,7 @@ def test_latents_enter_only_when_asked_for(folder: Path, tmp_path: Path) -> None
         (tmp_path / "parts" / source.name).write_bytes(source.read_bytes())
     coded = CodedCorpus(folder / "shards", folder / "coded", CPU)
     coded.refresh()
-    train_s2mel(coded, settings(tmp_path, 0.5))
+    train_s2mel(coded, settings(tmp_path, 3))
     assert load_part(tmp_path / "parts", "s2mel")[0]["s2mel.gpt_layer.2.weight"].abs().max() == 0
 
 
