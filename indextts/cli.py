@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from indextts import cli_bench, cli_long, cli_serve
+from indextts import cli_bench, cli_evaluate, cli_lab, cli_long, cli_serve
 
 EMOTION_HELP = "eight values >= 0: happy,angry,sad,afraid,disgusted,melancholic,surprised,calm"
 DEFAULT_TEXT_HELP = "the text to speak; - reads it from standard input"
@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     cli_serve.register(serve, _engine)
     _engine_options(serve)
 
+    cli_lab.register(commands, _command, _engine_options)
+
     info = _command(commands, "info", _info, "GPUs, settings, the weights that are found, and a pre-flight checklist")
     info.add_argument("--model-dir", metavar="DIR", help="release folder to look at")
     info.add_argument("--json", action="store_true", help="machine-readable output")
@@ -82,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = _command(commands, "bench", _bench, "stage times, RTF, tokens per second, peak memory")
     cli_bench.add_options(bench, _list_of)
     _engine_options(bench)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "how good a voice is: words, likeness, endings, speed, beside the source voices")
+    cli_evaluate.add_options(evaluate)
+    _engine_options(evaluate)
     return parser
 
 
@@ -169,6 +175,10 @@ def _download(arguments: argparse.Namespace) -> int:
         path = download_release(arguments.dir, include_qwen=arguments.emotion_text, progress=progress)
     _out(f"complete: {path}")
     return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    return cli_evaluate.run(arguments, _engine, _progress_bar, _out)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
