@@ -68,6 +68,7 @@ class Panel(W.VBox):
     """
 
     title = "Panel"
+    _closed = True  # until it is built: a panel that could not be must not be torn down
 
     def __init__(self, session: Session, **layout: Any) -> None:
         remember_loop()
@@ -128,12 +129,24 @@ class Panel(W.VBox):
         for end in reversed(self._owned):
             end()
         self._owned.clear()
-        for child in self.children:
-            _close_tree(child)
+        for part in _parts(self):
+            if part is not self:
+                part.close()
         super().close()
 
 
-def _close_tree(widget: W.Widget) -> None:
-    for child in getattr(widget, "children", ()):
-        _close_tree(child)
-    widget.close()
+def _parts(panel: W.Widget) -> list[W.Widget]:
+    """All widgets of a panel, those that are not on display included: its children and whatever its parts hold, with their looks."""
+    found: dict[int, W.Widget] = {}
+    waiting: list[Any] = [panel]
+    while waiting:
+        thing = waiting.pop()
+        if isinstance(thing, (list, tuple)):
+            waiting += thing
+        elif isinstance(thing, dict):
+            waiting += thing.values()
+        elif isinstance(thing, W.Widget) and id(thing) not in found:
+            found[id(thing)] = thing
+            held = [value for name, value in vars(thing).items() if not name.startswith("__")]
+            waiting += [getattr(thing, name, None) for name in ("children", "layout", "style")] + held
+    return list(found.values())

@@ -48,7 +48,7 @@ class SynthesisPanel(Panel):
         self.presets = PresetBox(self.preset, self.use_preset, self.show_error)
         self.batch = BatchTable(session, self._batch_defaults, self.settings.check)
         self.code = CodeBox()
-        self.result = ResultView(tts)
+        self.result = ResultView()
         self.stream = StreamPlayer()
         self.bars = StageBars()
         self.status = W.HTML("")
@@ -223,7 +223,8 @@ class SynthesisPanel(Panel):
         buttons = W.HBox([self.generate_button, self.cancel_button, self.streaming, self.status])
         buttons.add_class("itl-actions")
         result = group("Result", self.stream, self.result, self.keep_seed)
+        names = ("Sampling, steps, lengths, seed", "Glossary", "Presets", "Batch: many texts from a file", "The same in Python")
         folded = W.Accordion([self.settings, self.glossary, self.presets, self.batch, self.code], selected_index=None)
-        for index, name in enumerate(("Sampling, steps, lengths, seed", "Glossary", "Presets", "Batch", "Python call")):
+        for index, name in enumerate(names):
             folded.set_title(index, name)
-        self.set_content(group("Text", self.text), columns, folded, buttons, self.bars, result)
+        self.set_content(group("Text", self.text), columns, buttons, self.bars, result, folded)

@@ -67,7 +67,9 @@ class SettingsBox(W.VBox):
         columns[1].children = (*columns[1].children, W.HBox([self.seed, self.random_seed]))
         for column in columns:
             column.add_class("itl-column")
-        super().__init__((W.HBox(columns, layout={"flex_flow": "row wrap"}), reset))
+        pair = W.HBox(columns, layout={"flex_flow": "row wrap"})
+        pair.add_class("itl-top")
+        super().__init__((pair, reset))
         for field in (*self.fields.values(), self.random_seed, self.seed):
             field.observe(lambda _: self._changed(), "value")
 

@@ -119,7 +119,7 @@ class GlossaryEditor(W.VBox):
                 W.HBox([self.terms, self.remove_button], layout={"flex_flow": "row wrap"}),
                 self.message,
                 self.load,
-                self.save,
+                W.HBox([self.save]),
             )
         )
         self.add_button.on_click(lambda _: self.set_term(self.term.value, self.english.value, self.chinese.value))
