@@ -66,7 +66,16 @@ recorded("how_fast").table("path", "precision", "beams", "total_s", "rtf", path=
 # - The RTF says whether speech keeps up with a listener. It depends on the machine, the weights and the settings, so a figure without them means nothing.
 #
 # **When it does not help:** an RTF below 1 says nothing about when the *first* sound comes. For that, see `first_audio_s` in lesson 08.
-#
+
+# %% [markdown]
+# ## What must hold
+
+# %%
+assert again.samples.any(), "the sound is silent"
+assert (again.samples == sound.samples).all(), "the same seed must give the same sound"
+assert again.telemetry.speaker_cache_hit, "the second call must know the voice"
+
+# %% [markdown]
 # ## The Lab
 #
 # Every switch of the following lessons as a panel. Nothing in it blocks the notebook.
@@ -95,13 +104,3 @@ lab
 # About the same or lower. What is paid once a call (reading the voice, starting up) is spread over more sound. Time to the whole result still grows with its length.
 #
 # </details>
-
-# %% [markdown]
-# ## What must hold
-
-# %%
-assert again.samples.any(), "the sound is silent"
-assert (again.samples == sound.samples).all(), "the same seed must give the same sound"
-assert again.telemetry.speaker_cache_hit, "the second call must know the voice"
-lab.close()
-tts.close()

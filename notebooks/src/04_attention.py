@@ -7,22 +7,20 @@
 
 # %%
 from indextts.utils.gpu_config import GPUConfig
-from widgets.lessons import bars, interleaved, lines, note, open_engine, predict, speak, table
-from widgets.lessons.attention import (
-    attend,
-    decode_share,
-    inputs,
-    scores_mb,
-    share_table,
-    solver_share,
-    times_ms,
+from widgets.lessons import (
+    attention,
+    bars,
+    interleaved,
+    lines,
+    note,
+    open_engine,
+    predict,
+    speak,
+    table,
 )
 
-note(
-    "The package flash-attn is "
-    f"{'' if GPUConfig.check_flash_attention() else 'not '}installed here. Torch has "
-    "fused kernels of its own, on GPUs and CPUs; this lesson uses those."
-)
+there = "" if GPUConfig.check_flash_attention() else "not "
+note(f"The package flash-attn is {there}installed here; this lesson uses torch's own fused kernel.")
 
 # %% [markdown]
 # ## Predict
@@ -45,7 +43,7 @@ guess
 
 # %%
 lengths = [128, 256, 512, 1024, 2048]
-whole = times_ms(lengths)
+whole = attention.times_ms(lengths)
 lines(
     {name: (lengths, ms) for name, ms in whole.items()},
     title="Attention over a whole sequence, 4 heads",
@@ -58,7 +56,7 @@ lines(
 # %%
 note(
     "At 2048 positions and 20 heads the table of scores takes "
-    f"**{scores_mb(2048):.0f} MB** in float32, for every layer. Here the fused kernel "
+    f"**{attention.scores_mb(2048):.0f} MB** in float32, for every layer. Here the fused kernel "
     f"is **{whole['math'][-1] / whole['fused'][-1]:.1f}x** as fast."
 )
 
@@ -67,7 +65,7 @@ note(
 
 # %%
 contexts = [128, 256, 512, 1024]
-step = times_ms(contexts, decode=True, runs=9)
+step = attention.times_ms(contexts, decode=True, runs=9)
 lines(
     {name: (contexts, ms) for name, ms in step.items()},
     title="Attention of one decode step, 4 heads",
@@ -106,7 +104,7 @@ bars(
 
 # %%
 table(
-    share_table([100, 250, 500, 1000]),
+    attention.share_table([100, 250, 500, 1000]),
     "Computed from the release's shapes; 500 positions are a sentence of eight seconds.",
 )
 
@@ -141,11 +139,17 @@ table(
 # ## What must hold
 
 # %%
-query, key, value = inputs(256, 256)
+query, key, value = attention.inputs(256, 256)
 difference = (
-    (attend("math", query, key, value) - attend("fused", query, key, value)).abs().max().item()
+    (attention.attend("math", query, key, value) - attention.attend("fused", query, key, value))
+    .abs()
+    .max()
+    .item()
 )
 assert difference < (1e-5 if query.element_size() == 4 else 0.05), "both kernels compute the same"
-assert 1 / (1 - decode_share(500)["bytes"] / 100) < 1.1 and 15 < solver_share(860) < 25
+assert (
+    1 / (1 - attention.decode_share(500)["bytes"] / 100) < 1.1
+    and 15 < attention.solver_share(860) < 25
+)
 assert whole["fused"][-1] < whole["math"][-1], "at 2048 positions the fused kernel must win"
 tts.close()

@@ -7,7 +7,7 @@
 
 # %%
 from widgets.lessons import bars, lines, note, predict, recorded, table
-from widgets.lessons.compiling import calls_to_pay, compile_block, total_curve, traced, traffic_mb
+from widgets.lessons.compiling import calls_to_pay, compile_block, saved_s, traced, traffic_mb
 
 # %% [markdown]
 # ## Predict
@@ -29,13 +29,7 @@ guess.measured(pay, "on the H200")
 
 # %%
 calls = [1, 100, 200, 400, 800, 1600]
-spent = {
-    "eager": total_curve(0, call["without_s"], calls),
-    "compiled": total_curve(call["startup_s"], call["with_s"], calls),
-}
-saved = [
-    eager - compiled for eager, compiled in zip(spent["eager"], spent["compiled"], strict=True)
-]
+saved = [saved_s(count, call["startup_s"], call["without_s"], call["with_s"]) for count in calls]
 lines(
     {"saved": (calls, saved)},
     title="One H200: time saved by compiling, start-up included",
@@ -77,17 +71,7 @@ import torch
 
 FOR_REAL = torch.cuda.is_available()
 result = compile_block() if FOR_REAL else None
-if result is None:
-    shown = note("Not compiled on this CPU in this run.")
-elif result.compiled_s is None:
-    shown = note(f"**This machine cannot compile**: {result.reason}")
-else:
-    shown = note(
-        f"Start-up {result.startup_s:.1f} s; a call {1e3 * result.eager_s:.2f} ms eager, "
-        f"{1e3 * result.compiled_s:.2f} ms compiled; paid back after "
-        f"{calls_to_pay(result.startup_s, result.eager_s, result.compiled_s):.0f} calls."
-    )
-shown
+note(result.words if result else "Not compiled on this CPU in this run.")
 
 # %% [markdown]
 # ## Conclude

@@ -7,7 +7,7 @@
 
 # %%
 from widgets.lessons import bars, lines, note, open_engine, predict, recorded, table
-from widgets.lessons.caches import cache_limits, fits, key_value_mb, made_up_voices, visit
+from widgets.lessons.caches import cache_limits, key_value_mb, made_up_voices, visit, would_fit
 
 tts = open_engine("timing")
 voices = made_up_voices(3)
@@ -96,20 +96,9 @@ note(
 
 # %%
 peaks = recorded("memory")
-rows = []
-for row in peaks.rows:
-    safe, filled = fits(8 * 1024, 600, 1e9 * row["peak_gb"] / 2**20)
-    rows.append(
-        {
-            "path": row["path"],
-            "precision": row["precision"],
-            "peak (GB)": row["peak_gb"],
-            "fills (%)": filled,
-            "below 90 %": safe,
-        }
-    )
 table(
-    rows, "A card of 8 GB of which 600 MB are taken by the desktop and the driver. " + peaks.caption
+    would_fit(peaks.rows, total_mb=8 * 1024, used_mb=600),
+    "A card of 8 GB of which 600 MB are taken by the desktop and the driver. " + peaks.caption,
 )
 
 # %% [markdown]

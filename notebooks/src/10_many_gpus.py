@@ -77,16 +77,11 @@ requests = [
 with quiet_limits(tts), WorkerPool(engine=tts) as pool:
     results = list(pool.map(requests))
     stats = pool.stats()
-bars(
-    {
-        "sound": {
-            request["text"]: len(samples) / rate
-            for request, (rate, samples) in zip(requests, results, strict=True)
-        }
-    },
-    title="Results, in the order of the requests",
-    unit="s of sound",
-)
+
+# %%
+sound = [len(samples) / rate for rate, samples in results]
+named = dict(zip([request["text"] for request in requests], sound, strict=True))
+bars({"sound": named}, title="Results, in the order of the requests", unit="s of sound")
 
 # %%
 table(

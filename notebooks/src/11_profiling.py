@@ -6,7 +6,7 @@
 # Telemetry (lesson 08) names the stage. A profiler names the operation.
 
 # %%
-from widgets.lessons import bars, note, open_engine, panels, predict, table
+from widgets.lessons import bars, note, open_engine, panels, predict, speak, table
 from widgets.lessons.profiling import families, profile_call
 
 tts = open_engine("timing")
@@ -43,10 +43,7 @@ table(profiled.top(8), f"Slowest operations of {sum(profiled.calls.values())} ca
 # Watching costs time as well:
 
 # %%
-plain = min(
-    tts.infer(tts.default_voice(), "Rain.", seed=1) is not None and tts.last_total_time
-    for _ in range(2)
-)
+plain = min(speak(tts, "Rain.").total_s for _ in range(2))
 watched = profile_call(tts, "Rain.")
 panels(
     {"ms": {"unwatched": 1e3 * plain, "under the profiler": watched.wall_ms}},

@@ -50,7 +50,7 @@ def test_lesson_has_the_parts_of_a_lesson(source):
 def test_cells_are_short(source):
     for cell in build.read(source).cells:
         if cell["cell_type"] == "code":
-            assert len(cell["source"].splitlines()) <= 14, cell["source"]
+            assert len(cell["source"].splitlines()) <= 13, cell["source"]
 
 
 @pytest.mark.parametrize("source", LESSONS, ids=lambda path: path.stem)

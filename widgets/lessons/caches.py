@@ -68,7 +68,11 @@ def key_value_mb(config: GPTConfig, positions: int, sequences: int = 1, bytes_ea
     return 2 * config.layers * config.model_dim * positions * sequences * bytes_each / 2**20
 
 
-def fits(total_mb: float, used_mb: float, need_mb: float, threshold_percent: float = 90) -> tuple[bool, float]:
-    """The rule of ``predict_oom_risk`` with figures of one's own: whether it fits, and the percent of memory that it would fill."""
-    percent = 100 * (used_mb + need_mb) / total_mb
-    return percent < threshold_percent, percent
+def would_fit(peaks: list[dict[str, Any]], total_mb: float, used_mb: float, threshold_percent: float = 90) -> list[dict[str, Any]]:
+    """The rule of ``predict_oom_risk`` for recorded peaks (``path``, ``precision``, ``peak_gb``) on a card of one's own."""
+    rows = []
+    for row in peaks:
+        percent = 100 * (used_mb + 1e9 * row["peak_gb"] / 2**20) / total_mb
+        rows.append({"path": row["path"], "precision": row["precision"], "peak (GB)": row["peak_gb"], "fills (%)": percent})
+        rows[-1][f"below {threshold_percent:g} %"] = percent < threshold_percent
+    return rows

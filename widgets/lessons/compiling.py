@@ -29,6 +29,17 @@ class CompileResult:
     largest_difference: float | None
     reason: str = ""
 
+    @property
+    def words(self) -> str:
+        """The result as a sentence."""
+        if self.compiled_s is None or self.startup_s is None:
+            return f"**This machine cannot compile**: {self.reason}"
+        calls = calls_to_pay(self.startup_s, self.eager_s, self.compiled_s)
+        paid = f"paid back after {calls:.0f} calls" if calls < float("inf") else "never paid back"
+        return (
+            f"Start-up {self.startup_s:.1f} s; a call {1e3 * self.eager_s:.2f} ms eager, {1e3 * self.compiled_s:.2f} ms compiled: {paid}."
+        )
+
 
 def gated_block(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Normalise, modulate, gate: what flow matching does around its matrix products, (B, T, 2 D) to (B, T, D)."""
@@ -91,6 +102,6 @@ def calls_to_pay(startup_s: float, before_s: float, after_s: float) -> float:
     return startup_s / gain if gain > 0 else float("inf")
 
 
-def total_curve(startup_s: float, each_s: float, calls: list[float]) -> list[float]:
-    """Seconds spent after so many calls."""
-    return [startup_s + each_s * count for count in calls]
+def saved_s(calls: float, startup_s: float, before_s: float, after_s: float) -> float:
+    """Seconds saved after so many calls, the start-up included; negative until it is paid back."""
+    return calls * (before_s - after_s) - startup_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ def profile_call(tts: IndexTTS2, text: str = SENTENCE, **arguments: Any) -> Prof
                 torch.cuda.synchronize(tts.device)
         return recorded.key_averages()
 
+    _prepare()
     with quiet_limits(tts):
         averages = tts._worker.call(work)
     key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
@@ -64,6 +66,13 @@ def profile_call(tts: IndexTTS2, text: str = SENTENCE, **arguments: Any) -> Prof
         total_ms=sum(ms for _, ms, _ in found),
         wall_ms=1e3 * tts.last_telemetry.total_s,
     )
+
+
+def _prepare() -> None:
+    """Torch's profiler complains on stderr if its first use is not in the main thread, and about a missing GPU."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], acc_events=True):
+        pass
 
 
 def families(profiled: Profiled) -> dict[str, float]:
