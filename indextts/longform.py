@@ -100,18 +100,12 @@ def infer_long(
         raise TypeError(f"text must be str, got {type(text).__name__}")
     sentences = read_script(text, voices or (), pauses)
     jobs, skipped = _plan(tts, voice, voices or {}, sentences, arguments, seed, batch_size)
-    store = PartStore(Path(work_dir) if work_dir is not None else path.with_name(path.name + ".parts"))
-    try:
+    with PartStore(Path(work_dir) if work_dir is not None else path.with_name(path.name + ".parts")) as store:
         made = _render(tts, pool, jobs, store, batch_size, progress)
         pieces = _assembly(jobs, sentences, store, tts.sample_rate)
         samples = join(store, pieces, path, tts.sample_rate)
-    except BaseException:
-        store.close()
-        raise
-    if keep_parts:
-        store.close()
-    else:
-        store.remove()
+        if not keep_parts:
+            store.remove()
     if progress is not None:
         progress(1.0, "done")
     count = len(jobs)

@@ -90,6 +90,12 @@ class PartStore:
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def __enter__(self) -> PartStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _take_lock(self) -> BinaryIO | None:
         try:
             import fcntl

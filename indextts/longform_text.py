@@ -172,5 +172,5 @@ def _is_abbreviation(before: str) -> bool:
     word = _OPEN.search(before)
     if word is None:
         return False
-    bare = word[1].strip("\"'“‘(").lower()
-    return bare in _ABBREVIATIONS or (len(bare) == 1 and bare.isalpha() and bare != "i")
+    bare = word[1].strip("\"'“‘(")
+    return bare.lower() in _ABBREVIATIONS or (len(bare) == 1 and bare.isupper() and bare != "I")

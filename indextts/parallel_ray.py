@@ -106,10 +106,7 @@ class RayCluster:
                     "include_dashboard": False,
                     **options,
                 }
-            try:
-                ray.init(address=address, **{"configure_logging": False, "log_to_driver": False, **options})
-            except ConnectionError as error:
-                raise ConnectionError(f"no Ray cluster answers at {address!r}; start one with `ray start --head`: {error}") from error
+            self._init(address, {"configure_logging": False, "log_to_driver": False, **options})
         try:
             there = ray.cluster_resources()
             gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
@@ -123,6 +120,21 @@ class RayCluster:
             self.close()
             raise
         self._clips: OrderedDict[str, Any] = OrderedDict()
+
+    def _init(self, address: str | None, options: dict[str, Any]) -> None:
+        for attempt in (1, 2):
+            try:
+                self.ray.init(address=address, **options)
+            except ConnectionError as error:
+                raise ConnectionError(f"no Ray cluster answers at {address!r}; start one with `ray start --head`: {error}") from error
+            except (ValueError, TypeError):
+                raise
+            except Exception as error:  # a busy machine may need longer than Ray waits
+                self.ray.shutdown()
+                if attempt == 2:
+                    raise RuntimeError(f"Ray did not start: {error}") from error
+            else:
+                return
 
     def workers(self, factory: Callable[[], Any] | None, options: dict[str, Any], warm_up: bool) -> list[Worker]:
         """One worker a share, not started yet."""

@@ -6,6 +6,7 @@ import io
 import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,13 @@ def _through_libsndfile(pieces: Iterable[np.ndarray], rate: int, kind: str) -> I
 
     buffer = io.BytesIO()
     sent = 0
-    with soundfile.SoundFile(buffer, "w", rate, 1, format=kind.upper(), subtype=None if kind == "mp3" else "PCM_16") as file:
+    # A constant bit rate: players tell the length of an MP3 without a final header by its rate (soundfile 0.13 and newer).
+    options: dict[str, Any] = {"bitrate_mode": "CONSTANT", "compression_level": 0.5} if kind == "mp3" else {"subtype": "PCM_16"}
+    try:
+        opened = soundfile.SoundFile(buffer, "w", rate, 1, format=kind.upper(), **options)
+    except TypeError:
+        opened = soundfile.SoundFile(buffer, "w", rate, 1, format=kind.upper())
+    with opened as file:
         for piece in pieces:
             file.write(piece)
             file.flush()

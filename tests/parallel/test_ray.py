@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import functools
+import json
 import os
-import signal
+import subprocess
 import sys
-import time
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from indextts import IndexTTS2
-from indextts.bench import made_up_clip
 from indextts.parallel import WorkerPool
 from indextts.parallel_ray import Share, plan_shares
-
-MAKE = functools.partial(IndexTTS2.from_random, "small", device="cpu")
-QUICK: dict[str, Any] = {"max_mel_tokens": 20, "diffusion_steps": 2}
-VOICE = made_up_clip(1.0)
-REQUESTS = [{"spk_audio_prompt": VOICE, "text": f"Hello there, number {i}.", "seed": i, **QUICK} for i in range(10)]
 
 
 class TestPlan:
@@ -62,7 +51,7 @@ class TestPlan:
 def test_without_ray_one_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'indextts2-lab\[cluster\]'"):
-        WorkerPool(2, engine=MAKE)
+        WorkerPool(2, engine=lambda: None)  # type: ignore[arg-type, return-value]
 
 
 def test_an_engine_cannot_travel() -> None:
@@ -71,66 +60,40 @@ def test_an_engine_cannot_travel() -> None:
 
 
 @pytest.fixture(scope="module")
-def expected() -> list[np.ndarray]:
-    """What this process makes of the requests, with as many threads as the workers have."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with warnings.catch_warnings(), MAKE() as tts:
-            warnings.filterwarnings("ignore", "generation was stopped", RuntimeWarning)
-            return [tts.infer(**given)[1] for given in REQUESTS]
-    finally:
-        torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
+def facts() -> dict[str, Any]:
+    """What ``ray_child`` found out. In a process of its own: Ray leaves sockets, files and processes for the interpreter to tidy."""
     pytest.importorskip("ray", reason="needs the extra cluster")
-    with warnings.catch_warnings():  # Ray about itself: sockets and files that it closes late, settings of its next version
-        warnings.simplefilter("ignore", ResourceWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        made = WorkerPool(2, engine=MAKE, threads=1, ray_options={"object_store_memory": 100 * 2**20})
-        try:
-            yield made
-        finally:
-            made.close(cancel=True)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.parallel.ray_child"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    found: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
+    return found
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-class TestProcesses:
-    def test_the_same_bits_in_order_although_a_worker_is_killed(self, pool: WorkerPool, expected: list[np.ndarray]) -> None:
-        rows = pool.stats()["workers"]
-        assert len({row["pid"] for row in rows} - {os.getpid(), None}) == 2
-        results = []
-        for result in pool.map(REQUESTS):
-            results.append(result[1])
-            if len(results) == 3:
-                os.kill(rows[0]["pid"], signal.SIGKILL)
-        assert len(results) == len(expected)
-        assert all(map(np.array_equal, results, expected))
-        assert pool.stats()["failed"] == 0
+def test_processes_of_their_own_with_the_threads_asked_for(facts: dict[str, Any]) -> None:
+    assert facts["processes"] == 2
+    assert facts["threads"] == [1, 1]
 
-    def test_streams_and_errors_and_cancelling(self, pool: WorkerPool, expected: list[np.ndarray]) -> None:
-        assert np.array_equal(np.concatenate(list(pool.stream(REQUESTS[0]))), expected[0].reshape(-1))
-        with pytest.raises(ValueError, match="num_beams"):
-            pool.submit({**REQUESTS[0], "num_beams": 0}).result()
-        reports: list[tuple[float, str]] = []
-        long = pool.submit({**REQUESTS[0], "text": "One. " * 300, "progress": lambda *report: reports.append(report)})
-        while len(reports) < 2:
-            time.sleep(0.05)
-        assert long.cancel()
-        with pytest.raises(CancelledError):
-            long.result(30)
 
-    def test_the_killed_worker_is_back(self, pool: WorkerPool, expected: list[np.ndarray]) -> None:
-        end = time.monotonic() + 120
-        while pool.stats()["ready"] < 2:
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        stats = pool.stats()
-        assert stats["restarts"] == 1
-        assert all(map(np.array_equal, (result[1] for result in pool.map(REQUESTS[:2])), expected))
+def test_the_same_bits_in_order_although_a_worker_is_killed(facts: dict[str, Any]) -> None:
+    assert facts["same"] == [True] * 10
+    assert facts["failed"] == 0
+    assert facts["restarts"] == 1
+    assert facts["same_afterwards"] == [True] * 4
+
+
+def test_streams_are_the_same_too(facts: dict[str, Any]) -> None:
+    assert facts["stream_same"]
+
+
+def test_errors_warnings_progress_and_cancelling_cross_the_border(facts: dict[str, Any]) -> None:
+    assert facts["error"].startswith("ValueError: request 0: num_beams")
+    assert facts["reports"] >= 2
+    assert facts["cancelled_within_s"] < 30
+    assert any("generation was stopped" in line for line in facts["logged"])
