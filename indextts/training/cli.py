@@ -116,6 +116,7 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         if name == "s2mel":
             stage.add_argument("--latents-from", type=Path, help="file; once it exists, the GPT's latents are added to the codes")
             stage.add_argument("--early", type=float, default=1.0, help="above 1: early times of the flow are trained more")
+            stage.add_argument("--lead", type=int, default=0, help="first steps in which the length regulator alone predicts the mel")
             stage.add_argument("--prompts", type=int, nargs="+", default=[60, 100, 150, 200], help="lengths of the prompts in tokens")
 
 
@@ -134,6 +135,9 @@ def _stage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="small", choices=sorted(_MINIMUM_S))
     parser.add_argument("--batch", type=float, default=1.0, help="factor on the batch size")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rate")
+    parser.add_argument("--no-replay", action="store_true", help="launch training steps kernel by kernel on CUDA too")
+    parser.add_argument("--absolute-pitch", action="store_true", help="encoder and codec: how high a voice is, not only how it moves")
     parser.add_argument("--warmup", type=int, default=150, help="steps over which the learning rate rises")
     parser.add_argument("--save-every", type=float, default=60.0)
     parser.add_argument("--wait", type=float, default=600.0, help="seconds to wait for data or for earlier stages")
@@ -250,6 +254,9 @@ def _settings(options: argparse.Namespace, device: torch.device) -> StageSetting
         seed=options.seed,
         save_every_s=options.save_every,
         warmup_steps=options.warmup,
+        rate=options.rate,
+        replay=not options.no_replay,
+        absolute_pitch=options.absolute_pitch,
     )
 
 
@@ -283,7 +290,7 @@ def _coded_stage(options: argparse.Namespace, corpus: CodedCorpus, settings: Sta
     if options.stage == "gpt":
         language_model.train_gpt(corpus, settings, options.lexicon, guided=not options.unguided)
     elif options.stage == "s2mel":
-        acoustic.train_s2mel(corpus, settings, options.latents_from, options.lexicon, options.early, options.prompts)
+        acoustic.train_s2mel(corpus, settings, options.latents_from, options.lexicon, options.early, options.prompts, options.lead)
     else:
         samples.render_samples(corpus, settings, settings.logs / "samples", options.lexicon)
 

@@ -61,7 +61,7 @@ def train_codec(corpus: Corpus, settings: StageSettings) -> None:
         corpus.refresh(1)
         waves, phones = labelled_pieces(corpus, max(2, int(_BATCH * settings.batch)), _TOKENS)
         waves_16k = to_16k(waves)
-        pitch = pitch_bins(waves_16k, _TOKENS)
+        pitch = pitch_bins(waves_16k, _TOKENS, settings.absolute_pitch)
         inputs, mask = semantic_inputs(waves_16k)
         with torch.no_grad(), trainer.autocast():
             features = encoder(inputs, mask).float()

@@ -64,7 +64,7 @@ def train_encoder(corpus: Corpus, settings: StageSettings) -> None:
         count = max(2, int(_BATCH_TOKENS * settings.batch / tokens))
         waves, phones = labelled_pieces(corpus, count, tokens)
         waves_16k = to_16k(waves)
-        pitch = pitch_bins(waves_16k, tokens)
+        pitch = pitch_bins(waves_16k, tokens, settings.absolute_pitch)
         inputs, mask = semantic_inputs(add_noise(waves_16k))
         with trainer.autocast():
             hidden = encoder(mask_bands(inputs), mask)

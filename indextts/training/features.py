@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,8 @@ from indextts.models.mel import mel_spectrogram
 from indextts.models.semantic_encoder import PADDING_VALUE, SAMPLE_SCALE, STACK
 from indextts.training.corpus import SAMPLE_RATE, TOKEN_SAMPLES
 
-PITCH_BINS = 12  # 0: unvoiced; the others span an octave and a half around the piece's median
+PITCH_BINS = 12  # 0: unvoiced; the others span an octave and a half around the piece's median, or all voices
+_ABSOLUTE_CENTRE_HZ, _ABSOLUTE_STEP, _RELATIVE_STEP = 150.0, 2.8, 1.6  # steps in semitones
 _LOWEST_HZ, _HIGHEST_HZ = 65.0, 420.0
 
 
@@ -68,10 +70,11 @@ def mel_of(waves: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pitch_bins(waves_16k: Tensor, tokens: int) -> Tensor:
+def pitch_bins(waves_16k: Tensor, tokens: int, absolute: bool = False) -> Tensor:
     """Pitch class (B, tokens) int64 per semantic token: 0 unvoiced, else relative to the piece's median, in steps of 1.6 semitones.
 
-    Autocorrelation of 40 ms windows; good enough for clean synthetic voices.
+    ``absolute``: relative to 150 Hz, in steps of 2.8 semitones, so that codes can also say that a voice is raised. Found by
+    autocorrelation of 40 ms windows; good enough for clean synthetic voices.
     """
     window, hop = 640, 320
     padded = F.pad(waves_16k, (window // 2 - 280, window))  # a token's centre is 17.5 ms after its start
@@ -86,7 +89,10 @@ def pitch_bins(waves_16k: Tensor, tokens: int) -> Tensor:
     energy = frames.square().mean(-1)
     voiced = (strength > 0.5) & (energy > 0.003 * energy.amax(1, keepdim=True))
     semitones = 12 * torch.log2(16000 / (lag + low).float())
+    half = (PITCH_BINS - 1) // 2
+    if absolute:
+        steps = (semitones - 12 * math.log2(_ABSOLUTE_CENTRE_HZ)) / _ABSOLUTE_STEP
+        return torch.where(voiced, steps.round().clamp(-half, half).long() + half + 1, 0)
     median = torch.nanmedian(semitones.masked_fill(~voiced, torch.nan), dim=1, keepdim=True).values
     relative = torch.nan_to_num(semitones - median)
-    half = (PITCH_BINS - 1) // 2
-    return torch.where(voiced, (relative / 1.6).round().clamp(-half, half).long() + half + 1, 0)
+    return torch.where(voiced, (relative / _RELATIVE_STEP).round().clamp(-half, half).long() + half + 1, 0)

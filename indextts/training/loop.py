@@ -46,7 +46,9 @@ class StageSettings:
     seed: int = 0
     save_every_s: float = 60.0
     warmup_steps: int = 150
+    rate: float = 1.0  # factor on every learning rate
     replay: bool = True  # on CUDA, whole steps as graphs
+    absolute_pitch: bool = False  # encoder and codec tell how high a voice is, not only how it moves
 
 
 class LossScale:
@@ -115,6 +117,7 @@ class Trainer:
         others = [p for p in self.parameters if p.dim() <= 1]
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         # On the device, so that a recorded step reads today's values: the learning rate, and the weight of the newest parameters.
+        peak *= settings.rate
         self._rate = torch.tensor(peak, device=settings.device)
         self._newest = torch.tensor(1.0, device=settings.device)
         on_cuda = settings.device.type == "cuda"
@@ -123,7 +126,7 @@ class Trainer:
         self.peak, self.clip, self.average = peak, clip, average
         self.least = 0.04 * peak  # the learning rate never falls below it
         self.began = self._saved = self._logged = time.monotonic()
-        self.steps = 0
+        self.steps = self._noted = 0
         self._sums: dict[str, Tensor] = {}
         self._pairs: list[tuple[Tensor, Tensor]] = []  # averaged tensor, trained tensor
         self._good = self._snapshot()
@@ -216,6 +219,14 @@ class Trainer:
             self._log()
 
     # --------------------------------------------------------------------------------------------------- curves and parts
+
+    def note(self, **values: Tensor) -> None:
+        """Say how a preparation that is no step of this trainer goes, now and then."""
+        self._noted += 1
+        if self._noted % _LOG_EVERY == 0:
+            logger.info(
+                "%s: preparation %d, %s", self.name, self._noted, ", ".join(f"{k} {float(v.detach()):.4f}" for k, v in values.items())
+            )
 
     def _log(self) -> None:
         count = _LOG_EVERY if self.settings.device.type == "cuda" else 5

@@ -86,10 +86,12 @@ class Studio:
         if speaker.engine == "flite":
             engine = self._engines["flite"]
             assert isinstance(engine, Flite)
-            return engine.speak(text, speaker.voice, 1 / tempo, flite_pitch(speaker.voice, lively, rng.uniform(0.97, 1.03)))
+            return engine.speak(
+                text, speaker.voice, 1 / tempo, flite_pitch(speaker.voice, lively, rng.uniform(0.97, 1.03) * speaker.pitch / 50)
+            )
         engine = self._engines["rhvoice"]
         assert isinstance(engine, RHVoice)
-        return engine.speak(text, speaker.voice, tempo, PITCH_SHIFT[lively])
+        return engine.speak(text, speaker.voice, tempo, PITCH_SHIFT[lively] * speaker.pitch / 50)
 
     def _finish(self, speech: Speech, warp: float) -> npt.NDArray[np.int16]:
         """Resample to 22 050 Hz, ``warp`` times faster, at a random level."""

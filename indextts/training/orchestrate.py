@@ -55,6 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--lexicon", type=Path, help="lexicon.txt.gz of the voice, from the sub-command lexicon; else every word is spelled"
     )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="what to train in this run")
+    parser.add_argument("--absolute-pitch", action="store_true", help="codes also say how high a voice is, which emotions need")
     parser.add_argument("--faithful", action="store_true", help="codes agree with the phones that were spoken, whatever the encoder hears")
     parser.add_argument("--minutes", type=float, default=9.5, help="time limit of everything")
     parser.add_argument("--hours", type=float, default=70.0, help="most speech to make")
@@ -164,7 +165,7 @@ class Conductor:
             "--seconds", f"{seconds:.1f}", "--until", f"{end:.1f}", "--plan", f"{plan:.1f}", "--size", options.size,
             "--batch", str(options.batch), "--seed", str(options.seed), "--precision", options.precision or _PRECISION.get(name, "fp32"),
             "--save-every", str(min(60.0, self.limit / 8)), "--wait", f"{self.limit:.0f}",
-            *(["--device", options.device] if options.device else []),
+            *(["--device", options.device] if options.device else []), *(["--absolute-pitch"] if options.absolute_pitch else []),
         ]  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------------- run

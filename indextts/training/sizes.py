@@ -87,11 +87,11 @@ def starter() -> SystemSizes:
     small = small_voice()
     replace = dataclasses.replace
     width, codes = 128, 256
-    conditioner = ConformerConfig(output_size=64, linear_units=128, attention_heads=4, num_blocks=1, perceiver_mult=1)
+    conditioner = ConformerConfig(output_size=32, linear_units=64, attention_heads=4, num_blocks=1, perceiver_mult=1)
     config = replace(
         small.config,
         gpt=replace(
-            small.config.gpt, layers=4, number_mel_codes=codes + 2, start_mel_token=codes,
+            small.config.gpt, model_dim=192, layers=3, number_mel_codes=codes + 2, start_mel_token=codes,
             stop_mel_token=codes + 1, condition_module=conditioner, emo_condition_module=conditioner, feature_dim=width,
             condition_num_latent=4, emo_latent_dim=64,
         ),
@@ -103,8 +103,8 @@ def starter() -> SystemSizes:
         s2mel=S2MelConfig(
             style_encoder=StyleConfig(dim=64),
             length_regulator=LengthRegulatorConfig(channels=128, in_channels=width, content_codebook_size=codes),
-            DiT=DiTConfig(hidden_dim=160, num_heads=4, depth=4, content_dim=128, content_codebook_size=codes),
-            wavenet=WaveNetConfig(hidden_dim=160, num_layers=2),
+            DiT=DiTConfig(hidden_dim=128, num_heads=4, depth=2, content_dim=128, content_codebook_size=codes),
+            wavenet=WaveNetConfig(hidden_dim=128, num_layers=1),
             gpt_layer_dims=(64, 64),
         ),
         vocoder=VocoderConfig(type=GRIFFIN_LIM, name=GRIFFIN_LIM),

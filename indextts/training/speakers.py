@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 WARPS = (1.0, 0.86, 0.9, 0.94, 0.97, 1.03, 1.07, 1.11, 1.16)
+# Warp and pitch against each other: heads and voices that no synthesiser has, so that an unknown voice has neighbours on all sides.
+_CROSSED = ((0.86, 60), (0.9, 43), (0.94, 58), (1.0, 42), (1.0, 59), (1.05, 43), (1.1, 57), (1.16, 41))
 HELD_OUT_TIMBRES = ("f4", "m6", "steph2", "edward", "grandma", "michel", "john", "linda")  # never trained on, for judging
 _TIMBRES = """
     Alex Alicia Andrea Andy Annie AnxiousAndy Denis Diogo Gene Gene2 Henrique Hugo
@@ -30,7 +32,7 @@ _STYLE_WEIGHTS = (1.0, 2.0, 1.0)
 
 @dataclass(frozen=True)
 class Speaker:
-    """``warp`` above 1: smaller head, higher voice. ``pitch`` is espeak's 0 to 100."""
+    """``warp`` above 1: smaller head, higher voice. ``pitch`` is espeak's 0 to 100; of recorded voices 50 is their own, 25 half of it."""
 
     index: int
     engine: str
@@ -52,6 +54,7 @@ def all_speakers() -> list[Speaker]:
     for timbre in _TIMBRES.split():
         for pitch, warp in ((50, 1.0), (rng.randint(20, 45), rng.choice(WARPS)), (rng.randint(55, 85), rng.choice(WARPS))):
             made.append(("espeak", f"en-us+{timbre}", warp, pitch))
+    made += [(engine, voice, warp, pitch) for engine, voice in recorded if voice != "rms" for warp, pitch in _CROSSED]
     return [Speaker(i, *fields) for i, fields in enumerate(made)]
 
 
@@ -85,7 +88,7 @@ class Casting:
         group = self._groups[rng.choices(list(self._groups), self._weights)[0]]
         speaker = rng.choice(group)
         if speaker.engine != "espeak" and rng.random() < 0.4:
-            speaker = next(s for s in group if s.voice == speaker.voice and s.warp == 1.0)
+            speaker = next(s for s in group if s.voice == speaker.voice and s.warp == 1.0 and s.pitch == 50)
         rate = rng.choices(range(len(RATES)), _STYLE_WEIGHTS)[0]
         liveliness = rng.choices(range(len(LIVELINESS)), _STYLE_WEIGHTS)[0]
         if speaker.voice == "rms":

@@ -112,6 +112,11 @@ def test_pitch_follows_a_glide() -> None:
     wave = torch.sin(2 * torch.pi * torch.cumsum(glide, 0) / 16000) + 0.5 * torch.sin(4 * torch.pi * torch.cumsum(glide, 0) / 16000)
     bins = features.pitch_bins(0.2 * wave[None], 99)[0]
     assert bins[20] < bins[50] < bins[80]
+    absolute = features.pitch_bins(0.2 * wave[None], 99, absolute=True)[0]
+    assert absolute[20] < absolute[50] < absolute[80]
+    assert (
+        features.pitch_bins(0.2 * wave[None, ::2], 49, absolute=True)[0, 10:40] > absolute[20:80:2]
+    ).float().mean() > 0.9  # an octave up
     assert (features.pitch_bins(0.1 * torch.randn(1, 32000), 99) == 0).float().mean() > 0.9
 
 
