@@ -48,7 +48,7 @@ class Telemetry:
     """The full record of one inference; ``gpt_s + s2mel_s + bigvgan_s + other_s - overlapped_s = total_s``.
 
     ``overlapped_s``: time in which two stages ran side by side, which happens in streaming on a GPU only. ``requests``: how many the
-    record is about; more than one after ``infer_batch``.
+    record is about; more than one after ``infer_batch``. ``out_of_memory``: how often memory ran out and work was done again with less.
     """
 
     total_s: float = 0.0
@@ -68,6 +68,7 @@ class Telemetry:
     prompt_s: float = 0.0
     peak_vram_mb: float = 0.0
     cache_mb: float = 0.0
+    out_of_memory: int = 0
     requests: int = 1
     seed: int | None = None
     text: str = ""
