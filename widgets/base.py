@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets as W
 
 from widgets.loop import SHORTEST_INTERVAL_S, Ticker, on_loop, remember_loop
@@ -32,14 +33,20 @@ PALETTE = {
     "third": "#9b5de5",
 }
 
-CSS = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("panels.css", "instruments.css"))
+_HERE = Path(__file__).parent
+CSS = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("panels.css", "instruments.css"))
 
 
-def style_sheet() -> W.HTML:
+class _Look(anywidget.AnyWidget):
+    """Nothing to see: the style sheet, and the guard that keeps a notebook's one-key shortcuts out of the panels."""
+
+    _esm = (_HERE / "keys.js").read_text(encoding="utf-8") + "\nexport default { render() {} };\n"
+    _css = CSS
+
+
+def style_sheet() -> anywidget.AnyWidget:
     """The panels' style sheet as a widget; every panel brings its own copy, so that each can be shown alone."""
-    sheet = W.HTML(f"<style>{CSS}</style>")
-    sheet.layout.display = "none"
-    return sheet
+    return _Look(layout={"display": "none"})
 
 
 def words(error: BaseException) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from indextts.runs import RunRecord
 
 _HERE = Path(__file__).parent
-_COMMON = (_HERE / "player_common.js").read_text(encoding="utf-8")
+_COMMON = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("keys.js", "player_common.js"))
 STYLE = (_HERE / "player.css").read_text(encoding="utf-8")
 
 

@@ -48,9 +48,9 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** The frame of a widget. JupyterLab's one-key shortcuts are off inside it, so that 1, 2, 3 and space mean what we say. */
+/** The frame of a widget. */
 function frame(el, label) {
-  const root = element("div", { class: "itl-audio", role: "group", "aria-label": label, "data-lm-suppress-shortcuts": "true" });
+  const root = element("div", { class: "itl-audio", role: "group", "aria-label": label });
   el.replaceChildren(root);
   return root;
 }

@@ -103,6 +103,15 @@ def test_player_by_keyboard(show: Any) -> None:
     assert Path(download.value.path()).read_bytes() == tone(9000)
 
 
+def test_a_notebooks_shortcuts_stay_out(show: Any) -> None:
+    page = show("player.js", wav=tone(9000), label="", filename="a.wav", autoplay=False)
+    page.get_by_role("slider").focus()
+    off = "document.activeElement.hasAttribute('data-lm-suppress-shortcuts')"
+    for key, expected in (("x", True), ("Control+s", False), ("1", True), ("Shift+Enter", False)):
+        page.keyboard.press(key)
+        assert page.evaluate(off) is expected, f"{key}: JupyterLab looks for this attribute on the focused element"
+
+
 def test_player_seeks_by_mouse_and_follows_its_sound(show: Any) -> None:
     page = show("player.js", wav=b"", label="", filename="a.wav", autoplay=False)
     assert page.get_by_text("no sound yet").is_visible()
