@@ -56,7 +56,7 @@ guess
 runs = compare_precisions(tts)
 table(
     [vars(run) for run in runs.values()],
-    "latent_error: of the GPT's latents against fp32. equal_codes: of 50 greedy "
+    "latent_error: of the GPT's latents against fp32. equal_codes: of 40 greedy "
     "codes, those before the first that differs.",
 )
 

@@ -71,7 +71,7 @@ note(
 
 # %%
 tts = open_engine("timing")
-paths = paths_ms(tts, codes=60)
+paths = paths_ms(tts, codes=40)
 bars({"GPT": paths}, title="GPT, for each code, on this machine", unit="ms")
 
 # %%

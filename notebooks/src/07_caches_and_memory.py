@@ -17,7 +17,7 @@ voices = made_up_voices(3)
 
 # %%
 guess = predict(
-    "A voice of 5 s is read for the second time. How many times faster is that than "
+    "A voice of 3 s is read for the second time. How many times faster is that than "
     "the first time?",
     [1, 3, 30, 300, 3000],
     "x",

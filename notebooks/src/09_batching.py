@@ -49,7 +49,7 @@ bars(
 #
 # ## Whole calls
 #
-# Four requests with their own seeds, one by one and with `tts.infer_batch`:
+# Three requests with their own seeds, one by one and with `tts.infer_batch`:
 
 # %%
 times, seconds, differences = together_and_alone(tts)
@@ -65,7 +65,7 @@ rates = {name: seconds / timing.median for name, timing in times.items()}
 record = recorded("throughput")
 there = {f"{row['segments']} at once": row["audio_s_per_s"] for row in record.rows}
 panels(
-    {"here, 4 requests": rates, "one H200, release size": there},
+    {"here, 3 requests": rates, "one H200, release size": there},
     title="Seconds of sound made in one second",
     unit="s of sound per s",
 )

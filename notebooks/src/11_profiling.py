@@ -27,7 +27,7 @@ guess
 # `profile_call` runs one warm call under `torch.profiler`. It starts the profiler in the engine's own thread: operations are recorded in the thread that profiles, and the engine does not work in the notebook's. A profiler around `tts.infer` in a cell would see a call that does nothing but wait.
 
 # %%
-profiled = profile_call(tts)
+profiled = profile_call(tts, max_mel_tokens=25)
 kinds = families(profiled)
 guess.measured(max(kinds, key=kinds.get))
 
@@ -43,8 +43,8 @@ table(profiled.top(8), f"Slowest operations of {sum(profiled.calls.values())} ca
 # Watching costs time as well:
 
 # %%
-plain = min(speak(tts, "Rain.").total_s for _ in range(2))
-watched = profile_call(tts, "Rain.")
+plain = min(speak(tts, "Rain.", max_mel_tokens=15).total_s for _ in range(2))
+watched = profile_call(tts, "Rain.", max_mel_tokens=15)
 panels(
     {"ms": {"unwatched": 1e3 * plain, "under the profiler": watched.wall_ms}},
     title="The same short call",

@@ -69,7 +69,7 @@ listen(few, many)
 # Classifier-free guidance runs the network twice, with and without the condition, and goes further in the direction of the difference.
 
 # %%
-guided = guidance_costs(walk, codes, latents, [0.0, 0.35, 0.7, 1.5])
+guided = guidance_costs(walk, codes, latents, [0.0, 0.7, 1.5])
 table(guided, "8 steps; 0 skips the second branch")
 
 # %% [markdown]

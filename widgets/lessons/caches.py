@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Clip = tuple[int, npt.NDArray[np.float32]]
 
 
-def made_up_voices(count: int, seconds: float = 5.0, rate: int = 22050) -> list[Clip]:
+def made_up_voices(count: int, seconds: float = 3.0, rate: int = 22050) -> list[Clip]:
     """Clips of different pitch, made by formula: as good as any for measuring a cache."""
     t = np.arange(int(seconds * rate)) / rate
     noise = np.random.default_rng(0).standard_normal(t.size)

@@ -66,15 +66,18 @@ def speak(tts: IndexTTS2, text: str = SENTENCE, label: str | None = None, histor
 
     arguments.setdefault("spk_audio_prompt", tts.default_voice())
     arguments.setdefault("seed", SEED)
-    with quiet_limits(tts):
+    with quiet_limits(tts, "max_mel_tokens" in arguments):
         return render(tts, history, label, text=text, **arguments)
 
 
 @contextmanager
-def quiet_limits(tts: IndexTTS2) -> Iterator[None]:
-    """Within this, random weights, which never say that they are done, do not warn about being stopped at the limit."""
+def quiet_limits(tts: IndexTTS2, limited: bool = False) -> Iterator[None]:
+    """Within this, being stopped at the limit is no warning: for random weights, which never say that they are done.
+
+    ``limited``: for trained ones too, since the limit was asked for.
+    """
     with warnings.catch_warnings():
-        if not can_speak(tts):
+        if limited or not can_speak(tts):
             warnings.filterwarnings("ignore", "generation was stopped", RuntimeWarning)
         yield
 

@@ -100,7 +100,7 @@ def stack_operations(layers: int = 4) -> int:
     return count_operations(lambda: stack(torch.zeros(1, 1, 32), None, cache)).total
 
 
-def gpt_ms_a_code(tts: IndexTTS2, codes: int = 100, runs: int = 3) -> float:
+def gpt_ms_a_code(tts: IndexTTS2, codes: int = 100, runs: int = 2) -> float:
     """Milliseconds of the GPT stage for each of ``codes`` forced codes, warm, in the settings in force."""
     arguments = {"spk_audio_prompt": tts.default_voice(), "text": SENTENCE, "seed": 1}
     times = []

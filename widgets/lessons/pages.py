@@ -75,12 +75,13 @@ def cell_text(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits without an exponent where that reads well."""
+    """Three significant digits, no zeros at the end, no exponent where it reads well without."""
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
     if 1e-3 <= abs(value) < 1e5:
         digits = max(0, 2 - math.floor(math.log10(abs(value))))
-        return f"{value:.{digits}f}"
+        text = f"{value:.{digits}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
     return f"{value:.2e}"
 
 
@@ -91,11 +92,12 @@ def table(rows: Iterable[Mapping[str, Any]], caption: str = "", columns: Sequenc
     cells = [[cell_text(row.get(name)) for name in names] for row in listed]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
-    title = f"<caption style='caption-side: bottom; text-align: left'>{_inline(html.escape(caption))}</caption>" if caption else ""
+    # Below the table and not inside, where it would be as narrow as the table.
+    below = f"<p style='font-size: 90%; max-width: 60em'>{_inline(html.escape(caption))}</p>" if caption else ""
     widths = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)] if names else []
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in [names, *cells]]
     return Shown(
-        f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", "\n".join([*lines, caption] if caption else lines)
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}", "\n".join([*lines, caption] if caption else lines)
     )
 
 

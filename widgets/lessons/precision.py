@@ -88,7 +88,7 @@ class PrecisionRun:
     equal_codes: int
 
 
-def compare_precisions(tts: IndexTTS2, codes: int = 50, runs: int = 3, text: str = SENTENCE) -> dict[str, PrecisionRun]:
+def compare_precisions(tts: IndexTTS2, codes: int = 40, runs: int = 2, text: str = SENTENCE) -> dict[str, PrecisionRun]:
     """Run ``tts`` in every precision that its device has, fp32 first, and leave it as it was.
 
     Times are of exactly ``codes`` codes. Errors are of the same codes' latents against fp32; ``equal_codes`` counts the codes of a greedy

@@ -54,7 +54,7 @@ def profile_call(tts: IndexTTS2, text: str = SENTENCE, **arguments: Any) -> Prof
         return recorded.key_averages()
 
     _prepare()
-    with quiet_limits(tts):
+    with quiet_limits(tts, "max_mel_tokens" in arguments):
         averages = tts._worker.call(work)
     key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     found = sorted(((row.key, getattr(row, key) / 1e3, row.count) for row in averages), key=lambda entry: -entry[1])

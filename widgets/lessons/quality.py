@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from widgets.lessons.engine import quiet_limits
-from widgets.lessons.measure import timed
+from widgets.lessons.measure import synchronize
 from widgets.lessons.walk import Walk, log_mel_distance_db
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ def climb(walk: Walk, codes: Tensor, latents: Tensor, steps: list[int], referenc
     ladder = StepLadder(steps, reference_steps)
     finest = walk.mel(codes, latents, steps=reference_steps)
     for count in steps:
+        begin = time.perf_counter()
         mel = walk.mel(codes, latents, steps=count)
-        ladder.seconds.append(timed(lambda n=count: walk.mel(codes, latents, steps=n), runs=2, warmup=0).best)  # type: ignore[misc]
+        synchronize()
+        ladder.seconds.append(time.perf_counter() - begin)
         ladder.distance_db.append(log_mel_distance_db(mel, finest))
         ladder.mels[count] = mel
     return ladder
@@ -46,13 +49,16 @@ def guidance_costs(walk: Walk, codes: Tensor, latents: Tensor, rates: list[float
     plain = walk.mel(codes, latents, steps=steps, guidance=0.0)
     rows = []
     for rate in rates:
-        seconds = timed(lambda r=rate: walk.mel(codes, latents, steps=steps, guidance=r), runs=2, warmup=0).best  # type: ignore[misc]
+        begin = time.perf_counter()
         mel = walk.mel(codes, latents, steps=steps, guidance=rate)
-        rows.append({"guidance": rate, "solve (ms)": 1e3 * seconds, "distance to none (dB)": log_mel_distance_db(mel, plain)})
+        synchronize()
+        rows.append(
+            {"guidance": rate, "solve (ms)": 1e3 * (time.perf_counter() - begin), "distance to none (dB)": log_mel_distance_db(mel, plain)}
+        )
     return rows
 
 
-def beam_costs(tts: IndexTTS2, beams: list[int], codes: int = 50) -> dict[int, float]:
+def beam_costs(tts: IndexTTS2, beams: list[int], codes: int = 30) -> dict[int, float]:
     """GPT milliseconds a code for each number of beams, forced codes, warm."""
     found = {}
     with quiet_limits(tts):
