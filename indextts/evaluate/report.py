@@ -12,8 +12,10 @@ from indextts.evaluate.sections import Row
 _PERCENT = frozenset(("wer", "choice", "own", "digits_wer"))
 _HEADINGS = {
     "wer": "WER %", "choice": "of 40 %", "own": "own voice %", "digits_wer": "digits WER %", "dnsmos": "DNSMOS", "rtf": "RTF",
-    "similarity": "cosine", "mean_length": "length", "length_off": "off > 25 %", "pitch_hz": "pitch", "melody_semitones": "melody",
-    "words_per_s": "rate", "loudness_db": "loudness", "tilt_db_per_octave": "tilt",
+    "similarity": "cosine", "mean_length": "length", "length_off": "off > 25 %", "pitch_hz": "pitch Hz, semitones",
+    "melody_semitones": "melody semitones", "words_per_s": "words/s, %", "loudness_db": "loudness dB",
+    "tilt_db_per_octave": "tilt dB/octave",
+    "peak_mb": "peak MB", "load_s": "load s", "first_rtf": "first RTF", "again_rtf": "again RTF",
 }  # fmt: skip
 
 

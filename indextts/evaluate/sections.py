@@ -20,6 +20,8 @@ Tick = Callable[[str], None]  # told what was just done
 
 EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
 NAN = math.nan
+# Least changes that a listener may notice; roughly, and the same units as the differences below.
+AUDIBLE = {"pitch_hz": 0.5, "melody_semitones": 0.5, "words_per_s": 4.0, "loudness_db": 1.0, "tilt_db_per_octave": 0.3}
 
 
 def voice_rows(clones: Clones, voices: Sequence[Voice], sentences: Sequence[str], source_sentences: int, tick: Tick) -> list[Row]:
@@ -135,7 +137,7 @@ def join_row(clones: Clones, voices: Sequence[Voice], tick: Tick) -> Row:
 
 
 def emotion_rows(clones: Clones, voices: Sequence[Voice], sentences: Sequence[str], tick: Tick) -> list[Row]:
-    """How each of the eight directions, at full strength, changes the manner of the same sentences; ``*`` marks what stands out.
+    """How each of the eight directions, at full strength, changes the manner of the same sentences; ``clear`` where it shows.
 
     Neutral first, in its own units; then differences: pitch in semitones, rate and melody in %, loudness in dB, tilt in dB per octave.
     """
@@ -154,18 +156,18 @@ def emotion_rows(clones: Clones, voices: Sequence[Voice], sentences: Sequence[st
             "loudness_db": [a.loudness_db - b.loudness_db for a, b in zip(spoken, neutral, strict=True)],
             "tilt_db_per_octave": [a.tilt_db_per_octave - b.tilt_db_per_octave for a, b in zip(spoken, neutral, strict=True)],
         }
-        rows.append(row | {name: _change(values) for name, values in changes.items()})
+        rows.append(row | {name: _change(values, AUDIBLE[name]) for name, values in changes.items()})
         tick(f"emotion {emotion}")
     return rows
 
 
-def _change(values: list[float]) -> Row:
-    """Mean difference, and whether it is more than two standard errors from none (paired, by sentence)."""
+def _change(values: list[float], audible: float) -> Row:
+    """Mean difference, and whether it is audible and more than two standard errors from none (paired, by sentence)."""
     known = np.array([value for value in values if math.isfinite(value)])
     if known.size < 2:
         return {"mean": float(known.mean()) if known.size else NAN, "clear": False}
     error = known.std(ddof=1) / math.sqrt(known.size)
-    return {"mean": float(known.mean()), "clear": bool(abs(known.mean()) > 2 * error)}
+    return {"mean": float(known.mean()), "clear": bool(abs(known.mean()) > max(audible, 2 * error))}
 
 
 def _wer(clones: Clones, texts_and_voices: list[tuple[str, Voice]], vector: tuple[float, ...] | None) -> float:

@@ -36,7 +36,7 @@ def setting_rows(clones: Clones, voices: Sequence[Voice], sentences: Sequence[st
             if precision != before:
                 clones.forget()
                 tts.set_precision(precision)
-                rows.append({"setting": f"{precision} GPT", "precision": precision} | _measured(clones, voices, sentences, {}))
+                rows.append({"setting": precision, "precision": precision} | _measured(clones, voices, sentences, {}))
                 tick(f"{precision}: WER {100 * rows[-1]['wer']:.0f} %")
     finally:
         clones.forget()
