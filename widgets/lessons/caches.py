@@ -44,7 +44,7 @@ def cache_limits(most_mb: float, check_every: int = 1) -> Iterator[None]:
 
 def visit(tts: IndexTTS2, voices: list[Clip], order: list[int], codes: int = 10) -> list[dict[str, Any]]:
     """Speak with the voices in the given order: per call whether the voice was known, its seconds, the caches and evictions after it."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index in order:
         with quiet_limits(tts):
             tts.infer_forced(codes, spk_audio_prompt=voices[index], text=SENTENCE, seed=1, diffusion_steps=2)
