@@ -27,7 +27,7 @@ from indextts.parallel_local import clips_of
 
 INSTALL = "pip install 'indextts2-lab[cluster]'"
 VRAM_PER_ENGINE_MB = 9000.0  # of the release at its peak, accelerated; measured, see README
-OBJECT_STORE_MB = 256
+OBJECT_STORE_MB = 128  # requests and results are small
 POLL_S = 0.2
 STATUS_EVERY_S = 1.0
 ANSWER_S = 60.0  # a process that does not even tell its status for so long hangs
@@ -96,7 +96,7 @@ class RayCluster:
         self.ray = ray
         free_mb = None
         self._owned = not ray.is_initialized()
-        local = address is None
+        local = address is None and not os.environ.get("RAY_ADDRESS")  # Ray's own way to name a cluster
         if self._owned:
             if local:
                 wanted = num_workers if isinstance(num_workers, int) else 1

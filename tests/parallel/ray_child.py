@@ -42,7 +42,7 @@ def main() -> dict[str, Any]:
         expected = [tts.infer(**given)[1] for given in REQUESTS]
     kept = Kept()
     logging.getLogger("indextts").addHandler(kept)
-    with WorkerPool(2, engine=MAKE, threads=1, ray_options={"object_store_memory": 100 * 2**20}) as pool:
+    with WorkerPool(2, engine=MAKE, threads=1) as pool:
         rows = pool.stats()["workers"]
         found: dict[str, Any] = {
             "processes": len({row["pid"] for row in rows} - {os.getpid(), None}),

@@ -1,0 +1,161 @@
+"""Figures for the worker pool: ``python -m tests.pool_trial [--gpus 2] [--size release] [--requests 40] [--kills 10]``.
+
+Without ``--gpus`` the workers run on the CPU with one thread each. Tables: throughput of two workers against one; kill -9 at random
+moments and whether every result is there, in order and bit-equal; many threads at once. With ``--gpus`` (untried so far) one worker a
+GPU, at release size with random weights unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from indextts import IndexTTS2
+from indextts.bench import made_up_clip
+from indextts.parallel import WorkerPool
+
+TEXT = "The ferry came in at a quarter to eight, and number {} was waiting on the pier."
+VOICE = made_up_clip(3.0)
+
+
+def requests(count: int, **options: Any) -> list[dict[str, Any]]:
+    return [{"spk_audio_prompt": VOICE, "text": TEXT.format(i), "seed": i, **options} for i in range(count)]
+
+
+def pool_of(workers: int, arguments: argparse.Namespace) -> WorkerPool:
+    make: Callable[[], IndexTTS2]
+    if arguments.gpus:
+        make = functools.partial(IndexTTS2.from_random, arguments.size, use_fp16=True)
+        return WorkerPool(workers, engine=make, batch_size=arguments.batch)
+    make = functools.partial(IndexTTS2.from_random, arguments.size, device="cpu")
+    return WorkerPool(workers, engine=make, threads=1, batch_size=arguments.batch)
+
+
+def throughput(arguments: argparse.Namespace, most: int) -> dict[str, Any]:
+    """Seconds for the same requests on one worker and on all."""
+    given = requests(arguments.requests, **arguments.options)
+    found: dict[str, Any] = {}
+    for workers in (1, most):
+        with pool_of(workers, arguments) as pool:
+            list(pool.map(given[:workers]))  # the voice's prompt is cached by then
+            begin = time.perf_counter()
+            audio_s = sum(len(samples) / rate for rate, samples in pool.map(given))
+            seconds = time.perf_counter() - begin
+        found[f"{workers} workers"] = {"seconds": seconds, "audio_s": audio_s, "audio_s_per_s": audio_s / seconds}
+    found["speed-up"] = found["1 workers"]["seconds"] / found[f"{most} workers"]["seconds"]
+    return found
+
+
+class Killer(threading.Thread):
+    """Kills a worker now and then; not two within seconds, or a request would lose two workers and be given up, as promised."""
+
+    def __init__(self, pool: WorkerPool, chance: random.Random, most: int) -> None:
+        super().__init__()
+        self.pool, self.chance, self.most = pool, chance, most
+        self.killed = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while self.killed < self.most and not self.over.wait(self.chance.uniform(0.2, 3.0)):
+            rows = [row for row in self.pool.stats()["workers"] if row["state"] in ("ready", "busy") and row["pid"]]
+            if rows:
+                os.kill(self.chance.choice(rows)["pid"], signal.SIGKILL)
+                self.killed += 1
+                self.over.wait(self.chance.uniform(5, 15))
+
+
+def kills(arguments: argparse.Namespace, workers: int) -> dict[str, Any]:
+    """The same requests without and with workers killed at random moments."""
+    given = requests(arguments.requests, **arguments.options)
+    chance = random.Random(arguments.seed)
+    with pool_of(workers, arguments) as pool:
+        expected = [samples for _, samples in pool.map(given)]
+        killed = 0
+        rounds = 0
+        right = True
+        while killed < arguments.kills and rounds < 50:
+            rounds += 1
+            killer = Killer(pool, chance, arguments.kills - killed)
+            killer.start()
+            results = [samples for _, samples in pool.map(given)]
+            killer.over.set()
+            killer.join()
+            killed += killer.killed
+            right = right and len(results) == len(expected) and all(map(np.array_equal, results, expected))
+        stats = pool.stats()
+    return {
+        "killed": killed,
+        "rounds": rounds,
+        "all present, in order, bit-equal": right,
+        "restarts": stats["restarts"],
+        "failed": stats["failed"],
+    }
+
+
+def crowd(arguments: argparse.Namespace, workers: int) -> dict[str, Any]:
+    """100 threads with 10 requests each; every request has a length of its own, so a mix-up shows."""
+    with pool_of(workers, arguments) as pool:
+
+        def client(number: int) -> list[bool]:
+            futures = [pool.submit(one(number, i), wait_s=None) for i in range(arguments.each)]
+            return [len(future.result()[1]) for future in futures]  # type: ignore[misc]
+
+        def one(number: int, i: int) -> dict[str, Any]:
+            codes = 4 + (number * 7 + i) % 12
+            return {"spk_audio_prompt": VOICE, "text": f"Client {number}.", "seed": 10 * number + i, "max_mel_tokens": codes, **QUICK}
+
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(arguments.threads) as clients:
+            lengths = list(clients.map(client, range(arguments.threads)))
+        seconds = time.perf_counter() - begin
+        sample = random.Random(arguments.seed).sample([(n, i) for n in range(arguments.threads) for i in range(arguments.each)], 40)
+        wrong = sum(len(pool.submit(one(n, i)).result()[1]) != lengths[n][i] for n, i in sample)
+        done = pool.stats()["done"]
+    answered = sum(len(answers) for answers in lengths)
+    return {
+        "requests": arguments.threads * arguments.each,
+        "answered": answered,
+        "done": done - 40,
+        "wrong of 40 repeated": wrong,
+        "seconds": seconds,
+    }
+
+
+QUICK: dict[str, Any] = {"diffusion_steps": 1, "num_beams": 1}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpus", type=int, default=0, help="workers, one a GPU")
+    parser.add_argument("--size", choices=("small", "release"))
+    parser.add_argument("--requests", type=int, default=40)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=100)
+    parser.add_argument("--each", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("throughput", "kills", "crowd"))
+    arguments = parser.parse_args()
+    arguments.size = arguments.size or ("release" if arguments.gpus else "small")
+    arguments.options = {} if arguments.gpus else {"max_mel_tokens": 40, "diffusion_steps": 5}
+    workers = arguments.gpus or 2
+    for name, trial in (("throughput", throughput), ("kills", kills), ("crowd", crowd)):
+        if arguments.only in (None, name):
+            print(name, json.dumps(trial(arguments, workers)), f"load {os.getloadavg()[0]:.1f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
