@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from indextts.text import patterns
+from indextts.text import english, patterns
 from indextts.text.glossary import Glossary, SpokenForm
 from indextts.text.grammar import Grammar, make_grammar
 
@@ -62,7 +62,10 @@ class TextNormalizer:
         return patterns.show_tech_terms(pinyin.show(text, patterns.correct_pinyin))
 
     def _english(self, text: str) -> str:
-        return patterns.show_tech_terms(self._speak(patterns.hide_tech_terms(text), "en"))
+        if self._language is None:
+            return patterns.show_tech_terms(self._speak(patterns.hide_tech_terms(text), "en"))
+        text = patterns.hide_tech_terms(english.before_grammar(text))
+        return english.after_grammar(patterns.show_tech_terms(self._speak(text, "en")))
 
     def _speak(self, text: str, language: str) -> str:
         if not text:

@@ -88,6 +88,7 @@ def said(tokenizer: Tokenizer, text: str) -> str:
         ("Don't, café", "▁ d ow1 n t , ▁ k ah0 f ey1"),
         ("Zorp glim", "▁ Z O R P ▁ G L I M"),
         ("a GPU and PDFs", "▁ ah0 ▁ jh iy1 ▁ p iy1 ▁ y uw1 ▁ A N D ▁ p iy1 ▁ d iy1 ▁ eh1 f s"),
+        ("the GPU's 'PDF'", "▁ T H E ▁ jh iy1 ▁ p iy1 ▁ y uw1 z ▁ ' p iy1 ▁ d iy1 ▁ eh1 f '"),
         ("a", "▁ ey1"),
         ("McDonald IndexWorld", "▁ m ah0 k d aa1 n ah0 l d ▁ ih1 n d eh2 k s ▁ w er1 l d"),
     ],
@@ -161,18 +162,37 @@ def test_numbers_alone_are_read_in_english(tokenizer: LexiconTokenizer) -> None:
         TextNormalizer(language="fr")
 
 
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("Bring fruit, e.g. apples, i.e. something.", "Bring fruit, for example apples, that is something."),
+        ("Pens, paper, etc. are here, vs. nothing, etc.", "Pens, paper, and so on are here, versus nothing, and so on."),
+        ("Pens, etc. Then we left.", "Pens, and so on. Then we left."),
+        ("The U.S. team met the E.U.", "The US team met the EU."),
+        ("Read and/or write user_name.", "Read and or write user underscore name."),
+        ("It costs $19.99 at 7:45 p.m.", "It costs nineteen point nine nine dollars at seven forty five PM"),
+        ("On Mon., Jan. 5th, 2026", "On Monday, the fifth of january, twenty twenty six"),
+        ("Write to joe@example.com.", "Write to joe at example dot com."),
+        ("See www.example.org/a", "See WWW dot example dot org slash a"),
+    ],
+)
+def test_english_text_is_read_sensibly(text: str, spoken: str) -> None:
+    assert " ".join(TextNormalizer(language="en").normalize(text).split()) == spoken
+
+
 @given(text=st.text(st.characters(), max_size=80) | st.text(st.sampled_from("aBc'zD<|> -,.!?é1😀好\n\ud800"), max_size=60))
 @settings(deadline=None, max_examples=300)
 def test_any_text_gives_pieces(text: str) -> None:
     tokenizer = _FUZZED
-    frontend = TextFrontend(tokenizer, TextNormalizer(grammar="identity", language="en"))
-    pieces = frontend.pieces(text)
+    text = text.encode("utf-8", "replace").decode()
+    TextFrontend(tokenizer, TextNormalizer(grammar="identity", language="en")).pieces(text)
+    pieces = tokenizer.encode(text)
     assert all(pieces)
     assert len(tokenizer.ids(pieces)) == len(pieces)
     unknown = tokenizer.unknown(pieces)
     assert [piece for piece, number in zip(pieces, tokenizer.ids(pieces), strict=True) if number == tokenizer.unknown_id] == unknown
     if "<" not in text:
-        normal = tokenizer._processor.normalize(Tokenizer.pretokenize(text.encode("utf-8", "replace").decode()))
+        normal = tokenizer._processor.normalize(Tokenizer.pretokenize(text))
         letters = [character for character in normal if character.isalpha()]
         assert [c for c in spelled(pieces) if c.isalpha()] == letters, "a letter was lost"
 
