@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
@@ -126,6 +127,12 @@ class TestPlots:
         assert drawn.data
         assert json.dumps(bundle)
         assert bundle["text/plain"].startswith("t")
+
+    def test_matrix_is_packed_row_by_row(self):
+        packed = heat(np.arange(6).reshape(2, 3), title="t", x="s", y="band").data[0]["z"]
+        values = np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"])
+        assert packed["shape"] == "2, 3"
+        assert values.tolist() == [0, 1, 2, 3, 4, 5]
 
     def test_missing_values_leave_a_gap_and_digits_are_few(self):
         figure = lines({"a": ([0, 1], [float("nan"), 1.23456789])}, title="t", x="s", y="ms")

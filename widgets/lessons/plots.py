@@ -5,11 +5,13 @@ Figures are plain dictionaries, since that is all a notebook stores; ``plotly`` 
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from widgets.lessons.pages import number, publish
 
@@ -126,7 +128,7 @@ def heat(values: Any, *, title: str, x: str, y: str, x_step: float = 1.0, height
     data = [
         {
             "type": "heatmap",
-            "z": [rounded(row, 3) for row in matrix],
+            "z": packed(matrix),
             "x0": 0,
             "dx": x_step,
             "colorscale": "Viridis",
@@ -162,6 +164,12 @@ def spread(samples: Mapping[str, Sequence[float]], *, title: str, unit: str, hei
 def rounded(values: Any, digits: int = _DIGITS) -> list[float | None]:
     """Numbers with few digits, so that a saved notebook stays small; what is not finite becomes a gap."""
     return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in np.asarray(values, dtype=np.float64).tolist()]
+
+
+def packed(matrix: npt.NDArray[np.float32]) -> dict[str, str]:
+    """A matrix as Plotly's typed array: as text it would take a line of the notebook for every number."""
+    coded = base64.b64encode(matrix.astype("<f4").tobytes()).decode("ascii")
+    return {"dtype": "f4", "bdata": coded, "shape": ", ".join(map(str, matrix.shape))}
 
 
 def _bar_trace(name: str, values: Mapping[str, float], colour: str, inside: bool, lying: bool) -> dict[str, Any]:

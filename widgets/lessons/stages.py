@@ -24,7 +24,7 @@ def stage_shares(seconds: dict[str, float | None]) -> dict[str, float]:
 def recorded_shares(row: dict[str, Any]) -> dict[str, float]:
     """Percent of the total by stage of a recorded row with ``gpt_s``, ``s2mel_s``, ``bigvgan_s`` (may be None) and ``total_s``."""
     known = {name: row[f"{key}_s"] for key, name in STAGES.items() if row.get(f"{key}_s") is not None}
-    known["other"] = row["total_s"] - sum(known.values())
+    known["other"] = max(0.0, round(row["total_s"] - sum(known.values()), 6))  # the figures have few digits, so no more are meant
     return {name: 100 * value / row["total_s"] for name, value in known.items()}
 
 
