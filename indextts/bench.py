@@ -186,7 +186,7 @@ def _measure(
             start = time.perf_counter()
             state.apply(tts)
             switch_s = time.perf_counter() - start
-            work = {"beams": state.beams, "steps": state.steps, "batch": state.batch}
+            work: dict[str, Any] = {"beams": state.beams, "steps": state.steps, "batch": state.batch}
             results.append(bench(tts, **work, label=label, reference=reference, switch_s=switch_s, command=command, **measuring))
     finally:
         before.apply(tts)

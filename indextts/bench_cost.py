@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from indextts.engine.solver_weights import blocks_of
+from indextts.models.bigvgan import BigVGAN
+
 if TYPE_CHECKING:
     from indextts.engine.stages import Stages
-    from indextts.models.bigvgan import BigVGAN
     from indextts.models.gpt import UnifiedVoice
     from indextts.models.s2mel import S2Mel
 
@@ -96,17 +98,15 @@ def solver_flop(s2mel: S2Mel, prompt: int, target: int, branches: int = 2) -> fl
     """Operations of one evaluation with every exact saving: the last block's tail and the head on target frames only."""
     dit = s2mel.cfm.estimator
     everywhere = target_only = 0
-    layers = list(dit.transformer.layers)
-    for i, layer in enumerate(layers):
-        attention, last = layer.attention, i == len(layers) - 1
-        everywhere += (attention.wqkv.weight.numel() * 2 // 3) if last else attention.wqkv.weight.numel()
-        rest = attention.wo.weight.numel() + sum(p.weight.numel() for p in layer.feed_forward.children())
-        rest += attention.wqkv.weight.numel() // 3 if last else 0
-        target_only, everywhere = (target_only + rest, everywhere) if last else (target_only, everywhere + rest)
+    layers = blocks_of(dit)
+    for layer in layers:
+        everywhere += _weights(layer.attention) + _weights(layer.feed_forward)
         if hasattr(layer, "skip_in_linear"):
-            everywhere += layer.skip_in_linear.weight.numel()
+            everywhere += _weights(layer.skip_in_linear)
+    tail = _weights(layers[-1].attention.wqkv) // 3 + _weights(layers[-1].attention.wo) + _weights(layers[-1].feed_forward)
+    everywhere, target_only = everywhere - tail, target_only + tail  # queries and what follows the last attention
     for part in (dit.skip_linear, dit.conv1, dit.wavenet.in_layers, dit.wavenet.res_skip_layers):
-        target_only += sum(p.numel() for p in part.parameters() if p.dim() > 1)
+        target_only += _weights(part)
     frames, halo = prompt + target, len(dit.wavenet.in_layers) * dit.wavenet.left
     dim, depth = dit.conv1.in_features, len(layers)
     products = everywhere * frames + target_only * (target + halo)
@@ -114,15 +114,21 @@ def solver_flop(s2mel: S2Mel, prompt: int, target: int, branches: int = 2) -> fl
     return float(2 * branches * (products + attention_flop))
 
 
-def vocoder_flop(vocoder: BigVGAN, frames: int) -> float:
-    """Operations of the convolutions for ``frames`` mel frames."""
-    total, rate = vocoder.conv_pre.weight.numel() * frames, 1
+def vocoder_flop(vocoder: nn.Module, frames: int) -> float:
+    """Operations of BigVGAN's convolutions for ``frames`` mel frames; 0 for another vocoder, whose bound is not known."""
+    if not isinstance(vocoder, BigVGAN):
+        return 0.0
+    total, rate = _weights(vocoder.conv_pre), 1
     for i, up in enumerate(vocoder.ups):
-        total += sum(p.numel() for p in up.parameters() if p.dim() > 1) * rate * frames
+        total += _weights(up) * rate
         rate *= vocoder.rates[i]
-        for block in vocoder.resblocks[i * vocoder.blocks_per_stage : (i + 1) * vocoder.blocks_per_stage]:
-            total += sum(p.weight.numel() for p in block.modules() if isinstance(p, nn.Conv1d)) * rate * frames
-    return float(2 * (total + vocoder.conv_post.weight.numel() * rate * frames))
+        total += _weights(vocoder.resblocks[i * vocoder.blocks_per_stage : (i + 1) * vocoder.blocks_per_stage]) * rate
+    return 2.0 * frames * (total + _weights(vocoder.conv_post) * rate)
+
+
+def _weights(module: nn.Module) -> int:
+    """Multiply-adds per frame: the sizes of all matrices and kernels in it."""
+    return sum(p.numel() for p in module.parameters() if p.dim() > 1)
 
 
 def _fastest(work: Any, device: torch.device, repeats: int) -> float:

@@ -89,10 +89,10 @@ class _Probe:
         return found
 
     def mel(self, codes: Tensor, latents: Tensor, steps: int | None) -> Tensor:
-        draws = torch.Generator(self.tts.device).manual_seed(4)
-        options = {"steps": steps or self.request.diffusion_steps, "guidance": self.request.guidance, "duration_factor": 1.0}
-        given = latents.to(self.tts.device)
-        mel: Tensor = self._run(lambda: self.stages.codes_to_mel(codes, given, self.speaker, **options, generator=draws)).float().cpu()
+        draws, given = torch.Generator(self.tts.device).manual_seed(4), latents.to(self.tts.device)
+        length = {"steps": steps or self.request.diffusion_steps, "guidance": self.request.guidance, "duration_factor": 1.0}
+        options: dict[str, Any] = {**length, "generator": draws}
+        mel: Tensor = self._run(lambda: self.stages.codes_to_mel(codes, given, self.speaker, **options)).float().cpu()
         return mel
 
     def wave(self, mel: Tensor) -> Tensor:

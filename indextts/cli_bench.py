@@ -20,7 +20,7 @@ AXES = {
 }
 
 
-def add_options(bench: argparse.ArgumentParser, list_of: Callable[[type], Any]) -> None:
+def add_options(bench: argparse.ArgumentParser, list_of: Callable[[Any], Any]) -> None:
     """The command's own options; those of the engine are the caller's. Several values of an option make a matrix."""
     bench.add_argument("--codes", type=int, default=250, metavar="N", help="codes forced, 50 a second (default: %(default)s)")
     bench.add_argument("--beams", type=list_of(int), default=[3], metavar="B[,B]", help="beams (default: 3)")

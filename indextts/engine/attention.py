@@ -1,13 +1,24 @@
-"""Which scaled-dot-product kernel runs."""
+"""Which scaled-dot-product kernel runs.
+
+``flash``: FlashAttention-2 (arXiv 2307.08691) in 16 bits from sm_80 on: the ``flash-attn`` package for the mel solver's attention where
+it is installed and suits the call, else torch's own build of it, which the GPT always takes. ``efficient``: torch's memory-efficient
+kernel. ``math``: plain products and a softmax. Where a call does not suit the choice (a mask, float32) the next of these runs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
+from torch import Tensor
+
+from indextts.utils.gpu_config import GPUConfig
 
 ATTENTION = ("auto", "flash", "efficient", "math")
+_PACKAGE: ContextVar[bool] = ContextVar("flash_attn", default=False)
 
 
 def check_attention(name: str, device: torch.device) -> str:
@@ -19,9 +30,15 @@ def check_attention(name: str, device: torch.device) -> str:
     return name
 
 
+@functools.cache
+def has_flash_attn() -> bool:
+    """Whether the ``flash-attn`` package imports; asked once, since a broken build is slow to fail."""
+    return GPUConfig.check_flash_attention()
+
+
 @contextlib.contextmanager
-def attention_kernel(name: str) -> Iterator[None]:
-    """Restrict torch's attention to one kernel; where a call does not suit it (a mask, float32), the exact fallback runs."""
+def attention_kernel(name: str, device: torch.device | None = None) -> Iterator[None]:
+    """Restrict attention to one kernel; where a call does not suit it (a mask, float32), the exact fallback runs."""
     if name == "auto":
         yield
         return
@@ -32,5 +49,14 @@ def attention_kernel(name: str) -> Iterator[None]:
         "efficient": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
         "math": [SDPBackend.MATH],
     }[name]
-    with sdpa_kernel(backends, set_priority=True):
-        yield
+    token = _PACKAGE.set(name == "flash" and device is not None and device.type == "cuda" and has_flash_attn())
+    try:
+        with sdpa_kernel(backends, set_priority=True):
+            yield
+    finally:
+        _PACKAGE.reset(token)
+
+
+def flash_attn_suits(x: Tensor) -> bool:
+    """Whether the package is to be used for queries ``x`` (..., heads, head_dim)."""
+    return _PACKAGE.get() and x.dtype in (torch.float16, torch.bfloat16) and x.shape[-1] <= 256 and x.shape[-1] % 8 == 0

@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import logging
-import os
-import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +15,7 @@ import torch
 from indextts.engine.attention import check_attention
 from indextts.engine.precision import resolve_precision
 from indextts.engine.reference_cache import ReferenceCache
+from indextts.engine.speed_controls import SpeedControls, resolve_deepspeed
 from indextts.engine.stages import Models, Stages
 from indextts.engine.telemetry import Telemetry
 from indextts.engine.worker import EngineWorker
@@ -45,7 +43,7 @@ class Settings:
     name: str | None
 
 
-class EngineControls:
+class EngineControls(SpeedControls):
     """Switching a loaded engine, its caches and its gauges."""
 
     cfg: Any
@@ -73,7 +71,7 @@ class EngineControls:
             attention=check_attention(attention, target),
             use_accel=use_accel,
             use_torch_compile=use_torch_compile,
-            use_deepspeed=_resolve_deepspeed(use_deepspeed),
+            use_deepspeed=resolve_deepspeed(use_deepspeed),
             seed=seed,
             name=name,
         )
@@ -92,6 +90,8 @@ class EngineControls:
         def put_on_device(_: object) -> Stages:
             stages = Stages(models, settings.device, settings.precision, settings.attention, use_accel=settings.use_accel)
             stages.compile_s2mel(settings.use_torch_compile)
+            if settings.use_deepspeed:
+                stages.set_deepspeed(True)
             return stages
 
         self._loaded = self._worker.call(put_on_device)
@@ -101,86 +101,6 @@ class EngineControls:
         if self._loaded is None:
             raise RuntimeError("this engine is closed; make a new IndexTTS2")
         return self._loaded
-
-    # ------------------------------------------------------------------------------------------------------------ switches
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """``torch.float16``, ``torch.bfloat16``, or None for the float32 modes."""
-        return self._stages.dtype
-
-    @property
-    def precision(self) -> str:
-        """The precision in force: ``fp32``, ``tf32``, ``bf16`` or ``fp16``."""
-        return self._stages.precision
-
-    def set_precision(self, precision: str) -> None:
-        """Change the number format of a loaded engine; cached prompts and captured graphs of the old one are dropped."""
-        name = resolve_precision(precision, True, self.device)
-
-        def change(_: object) -> None:
-            self.reference_cache.clear()
-            self._stages.set_precision(name)
-
-        self._worker.call(change)
-
-    @property
-    def attention(self) -> str:
-        """The attention kernel in force: ``auto``, ``flash``, ``efficient`` or ``math``."""
-        return self._stages.attention
-
-    def set_attention(self, attention: str) -> None:
-        """Choose torch's attention kernel."""
-        name = check_attention(attention, self.device)
-        self._worker.call(lambda _: self._stages.set_attention(name))
-
-    @property
-    def use_accel(self) -> bool:
-        """Whether the static-cache decoder and the fast mel solver are in use; off is the plain path, with the same results."""
-        return self._stages.use_accel
-
-    @use_accel.setter
-    def use_accel(self, on: bool) -> None:
-        def change(_: object) -> None:
-            if bool(on) != self._stages.use_accel:
-                self._stages.set_accel(bool(on))
-
-        self._worker.call(change)
-
-    @property
-    def use_torch_compile(self) -> bool:
-        """Whether the flow-matching estimator runs through ``torch.compile``, which takes the place of the fast mel solver."""
-        return self._stages.compiled
-
-    @use_torch_compile.setter
-    def use_torch_compile(self, on: bool) -> None:
-        self._worker.call(lambda _: self._stages.compile_s2mel(bool(on)))
-
-    @property
-    def cuda_graphs_available(self) -> bool:
-        """Whether this engine's device can capture CUDA graphs."""
-        return self.device.type == "cuda"
-
-    @property
-    def cuda_graphs_enabled(self) -> bool:
-        """Whether graphs are in use. The accelerated path captures decode and Euler steps from the start where the device can."""
-        return self._stages.graphs_in_use
-
-    def enable_cuda_graphs(self, warmup_steps: int = 3) -> bool:
-        """Replay all that can be captured: the vocoder too, once per mel length, and on the accelerated path decode and Euler steps.
-
-        False, with one log line, where that is impossible.
-        """
-        if not self.cuda_graphs_available:
-            logger.info("CUDA graphs need a CUDA device; this engine runs on %s", self.device)
-            return False
-        if warmup_steps < 1:
-            raise ValueError(f"warmup_steps must be at least 1, got {warmup_steps}")
-        return bool(self._worker.call(lambda _: self._stages.use_graphs(warmup_steps)))
-
-    def disable_cuda_graphs(self) -> None:
-        """Eager launches in every stage until graphs are enabled again; frees the graphs' memory."""
-        self._worker.call(lambda _: self._stages.drop_graphs())
 
     # -------------------------------------------------------------------------------------------------------------- caches
 
@@ -209,7 +129,7 @@ class EngineControls:
         def clear(_: object) -> None:
             self.reference_cache.clear()
             self._stages.clear_buffers()
-            _release_memory(self.device)
+            release_memory(self.device)
 
         self._worker.call(clear)
 
@@ -287,12 +207,7 @@ class EngineControls:
         return {
             "name": self.name,
             "device": str(self.device),
-            "precision": self.precision,
-            "attention": self.attention,
-            "use_accel": self.use_accel,
-            "cuda_graphs": self.cuda_graphs_enabled,
-            "vocoder_graphs": self._stages.graphs is not None,
-            "torch_compile": self.use_torch_compile,
+            **self._speed_settings(),
             "diffusion_steps": request.diffusion_steps,
             "inference_cfg_rate": request.guidance,
             "duration_factor": request.duration_factor,
@@ -328,7 +243,7 @@ class EngineControls:
         self.emotion_classifier = None
         if self.device.type == "cuda":
             torch._C._cuda_clearCublasWorkspaces()  # the ended thread's share, which torch would keep for ever
-        _release_memory(self.device)
+        release_memory(self.device)
 
     def __enter__(self) -> Any:
         return self
@@ -363,21 +278,8 @@ def available_devices() -> list[str]:
     return [*names, "cpu"]
 
 
-def _resolve_deepspeed(asked: bool | None) -> bool:
-    if asked is None:
-        asked = os.environ.get("INDEXTTS_USE_DEEPSPEED", "0").strip() == "1"
-    if not asked:
-        return False
-    if importlib.util.find_spec("deepspeed") is None:
-        warnings.warn(
-            "DeepSpeed was asked for but is not installed; using the normal path (pip install 'indextts2-lab[deepspeed]')", stacklevel=4
-        )
-        return False
-    logger.warning("DeepSpeed is installed, but this version of the engine has no use for it; using the normal path")
-    return False
-
-
-def _release_memory(device: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
+    """Collect what nobody holds any more and hand unused memory back to the device."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

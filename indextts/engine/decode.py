@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +34,7 @@ from indextts.models.gpt2 import GPT2Block, KVCache
 
 logger = logging.getLogger(__name__)
 MB = 1024 * 1024
+Feed = Callable[[UnifiedVoice, Tensor, StaticCache, Bucket], Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,25 @@ class _Session:
 class StaticDecoder:
     """Generates with ``gpt`` on ``device``. ``dtype``: of its linear weights (None: float32).
 
+    ``run``: what runs the stack on the newest codes, :func:`feed` unless given.
     ``use_graphs``: replay steps from CUDA graphs; it turns False, with one log line, if a capture fails. ``poll_every``: steps queued
     before the host asks for the end. One call at a time.
     """
 
     def __init__(
-        self, gpt: UnifiedVoice, device: torch.device, dtype: torch.dtype | None = None, *, use_graphs: bool, warmup_steps: int = 3
+        self,
+        gpt: UnifiedVoice,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        *,
+        use_graphs: bool,
+        warmup_steps: int = 3,
+        run: Feed | None = None,
     ) -> None:
         self.gpt = gpt
         self.device = device
         self.use_graphs = use_graphs and device.type == "cuda"
+        self.run = run
         self.poll_every = 1 if device.type == "cpu" else 4
         self._graphs = StepGraphs(device, warmup_steps)
         release_views = weakref.WeakMethod(self._release_views)  # not a cycle, which would keep the model's weights until it is collected
@@ -242,7 +252,7 @@ class StaticDecoder:
 
         def step() -> None:
             draws = generators[0] if len(generators) == 1 else generators
-            decode_step(self.gpt, session.search, session.cache, bucket, params, forced, draws)
+            decode_step(self.gpt, session.search, session.cache, bucket, params, forced, draws, self.run)
 
         if self.use_graphs:
             # Graphs hold all arguments as constants but the limit.
@@ -299,23 +309,31 @@ def decode_step(
     params: SamplingParams,
     forced: bool,
     generator: Draws,
+    run: Feed | None = None,
 ) -> None:
     """Choose the next code of every sequence and run the model on it: :meth:`UnifiedVoice.decode_step` on buffers.
 
-    No argument says which step it is; that is in ``search.step``. Nothing in here may depend on a value in device memory.
+    No argument says which step it is; that is in ``search.step``. Nothing in here may depend on a value in device memory. ``run``: what
+    runs the stack, if not :func:`feed`.
     """
     codes, parents = search.advance(params, forced, generator)
-    bias = cache.branch(bucket, parents)
+    cache.see(bucket, parents)
     # While generating, the k-th code has position k + 1.
     x = gpt.mel_embedding(codes) + gpt.mel_pos_embedding.emb.weight.index_select(0, search.step + 1)
+    search.logits.copy_((run or feed)(gpt, x, cache, bucket))
+    cache.advance()
+
+
+def feed(gpt: UnifiedVoice, x: Tensor, cache: StaticCache, bucket: Bucket) -> Tensor:
+    """Run the stack on embeddings ``(B, b, D)`` of the newest codes: logits ``(B, b, V)`` of the next ones, float32."""
+    bias = cache.bias(bucket)
     for layer, block in enumerate(gpt.gpt.h):
         assert isinstance(block, GPT2Block)
         query, key, value = (y.unflatten(-1, (cache.heads, -1)).transpose(1, 2) for y in block.attn.c_attn(block.ln_1(x)).chunk(3, dim=-1))
         mixed = cache.attend(bucket, layer, query, key, value, bias)
         x = x + block.attn.c_proj(mixed.transpose(1, 2).flatten(2))
         x = x + block.mlp(block.ln_2(x))
-    search.logits.copy_(gpt.logits(gpt.gpt.ln_f(x)))
-    cache.advance()
+    return gpt.logits(gpt.gpt.ln_f(x))
 
 
 def _global_generator(device: torch.device) -> torch.Generator:

@@ -30,31 +30,32 @@ def own_workspace() -> Iterator[None]:
 @dataclass
 class _Captured:
     graph: torch.cuda.CUDAGraph
-    inputs: Tensor
+    inputs: tuple[Tensor, ...]
     output: Tensor
     memory_mb: float
 
 
 class GraphedCall:
-    """``function(x) -> y`` replayed from a graph per shape of ``x``; the least recently used of ``most`` graphs is dropped."""
+    """``function(*inputs) -> y`` replayed from a graph per shapes of the inputs; the least recently used of ``most`` graphs is dropped."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], warmup_steps: int = 3, most: int = 16) -> None:
+    def __init__(self, function: Callable[..., Tensor], warmup_steps: int = 3, most: int = 16) -> None:
         self.function = function
         self.warmup_steps = warmup_steps
         self.most = most
-        self._captured: OrderedDict[tuple[int, ...], _Captured] = OrderedDict()
+        self._captured: OrderedDict[tuple[tuple[int, ...], ...], _Captured] = OrderedDict()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The result of ``function(x)``, in a tensor of its own."""
-        key = tuple(x.shape)
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The result of ``function(*inputs)``, in a tensor of its own."""
+        key = tuple(tuple(x.shape) for x in inputs)
         if key in self._captured:
             self._captured.move_to_end(key)
         else:
             while len(self._captured) >= self.most:
                 self._captured.popitem(last=False)
-            self._captured[key] = self._capture(x)
+            self._captured[key] = self._capture(inputs)
         entry = self._captured[key]
-        entry.inputs.copy_(x)
+        for held, given in zip(entry.inputs, inputs, strict=True):
+            held.copy_(given)
         entry.graph.replay()
         return entry.output.clone()
 
@@ -66,21 +67,22 @@ class GraphedCall:
     def clear(self) -> None:
         """Drop all graphs; they are captured again when needed."""
         for entry in self._captured.values():
-            torch.cuda.synchronize(entry.inputs.device)  # a graph that still runs must not be dropped
+            torch.cuda.synchronize(entry.output.device)  # a graph that still runs must not be dropped
         self._captured.clear()
 
-    def _capture(self, x: Tensor) -> _Captured:
-        inputs = x.clone()
-        side = torch.cuda.Stream(x.device)
-        side.wait_stream(torch.cuda.current_stream(x.device))
+    def _capture(self, given: tuple[Tensor, ...]) -> _Captured:
+        inputs = tuple(x.clone() for x in given)
+        device = inputs[0].device
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(self.warmup_steps):
-                self.function(inputs)
-        torch.cuda.current_stream(x.device).wait_stream(side)
-        torch.cuda.synchronize(x.device)
+                self.function(*inputs)
+        torch.cuda.current_stream(device).wait_stream(side)
+        torch.cuda.synchronize(device)
         torch.cuda.empty_cache()  # capturing does so too, and must not be mistaken for memory that the graph gave back
-        before = torch.cuda.memory_reserved(x.device)
+        before = torch.cuda.memory_reserved(device)
         graph = torch.cuda.CUDAGraph()
         with own_workspace(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            output = self.function(inputs)
-        return _Captured(graph, inputs, output, max(0, torch.cuda.memory_reserved(x.device) - before) / MB)
+            output = self.function(*inputs)
+        return _Captured(graph, inputs, output, max(0, torch.cuda.memory_reserved(device) - before) / MB)

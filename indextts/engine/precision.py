@@ -1,22 +1,37 @@
 """Which number format runs where.
 
-| precision | GPT and its conditioners | S2Mel, encoders, vocoder | matrix products in float32 |
-|---|---|---|---|
-| ``fp32``  | float32  | float32 | true float32, convolutions too |
-| ``tf32``  | float32  | float32 | TF32 tensor cores (sm_80 and newer) |
-| ``bf16``  | bfloat16 | float32 | true float32 |
-| ``fp16``  | float16  | float32 | true float32 |
+| precision | GPT and its conditioners | S2Mel: products of the solver | vocoder: convolutions | encoders | products in float32 |
+|---|---|---|---|---|---|
+| ``fp32``  | float32  | float32  | float32 | float32 | true float32, convolutions too |
+| ``tf32``  | float32  | float32  | float32 | float32 | TF32 tensor cores (sm_80 and newer) |
+| ``bf16``  | bfloat16 | bfloat16 | float16 on CUDA, else float32 | float32 | true float32 |
+| ``fp16``  | float16  | float16  | float16 on CUDA, else float32 | float32 | true float32 |
 
-In the 16-bit modes weights and matrix products are 16-bit while the residual stream, norms, softmax and logits stay in float32, as
-in the release's half-precision mode; everything after the GPT runs in float32.
+In the 16-bit modes weights, matrix products and attention are 16-bit; residual streams, norms, softmax, activations of the vocoder, the
+Euler state, logits and latents stay in float32, on the plain path and on the fast one. No autocast decides: every cast is written down.
+
+The vocoder takes float16 in both modes, since its error is a tenth of bfloat16's, and a wave shows what a spectrogram hides. Relative
+errors |a - b| / |b| against float32, small random networks on a CPU (``tests/engine/test_precision.py`` holds them to bounds):
+GPT latents 1.5e-3 bf16, 1.8e-4 fp16; mel after 25 steps 1.7e-3 bf16, 1.9e-4 fp16; wave 8.7e-3 bf16, 1.1e-3 fp16.
+
+float16 ends at 65504. In the GPT products saturate there instead of becoming infinite; solver and vocoder look at their result, and one
+that is not finite is computed again in bfloat16 (solver) or float32 (vocoder), which then stay in use.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from indextts.models.gpt2 import Conv1D
+
+M = TypeVar("M", bound=nn.Module)
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 _DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -53,6 +68,59 @@ def resolve_precision(precision: str, use_fp16: bool, device: torch.device) -> s
 def dtype_of(precision: str) -> torch.dtype | None:
     """``torch.float16``, ``torch.bfloat16``, or None for the float32 modes."""
     return _DTYPES[precision]
+
+
+def vocoder_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Format of the vocoder's convolutions."""
+    return torch.float16 if _DTYPES[precision] is not None and device.type == "cuda" else torch.float32
+
+
+def copy_to(module: M, device: torch.device, matrices: torch.dtype) -> M:
+    """A copy of ``module`` on ``device`` with the weights of linear layers and convolutions in ``matrices``.
+
+    Embeddings, norms and tables stay in float32, so that the residual stream they feed does too. Shares storage where nothing changes.
+    """
+    dtypes: dict[int, torch.dtype] = {}
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, Conv1D)):
+            dtypes.update({id(parameter): matrices for parameter in layer.parameters(recurse=False)})
+    memo: dict[int, Any] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        moved = tensor.detach().to(device, dtypes.get(id(tensor), tensor.dtype))
+        memo[id(tensor)] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
+    return copy.deepcopy(module, memo)
+
+
+# What the fast solver multiplies in its own format, too: products of the blocks and of the head, not of what enters or leaves the state.
+_SOLVER_PRODUCTS = {"attention", "feed_forward", "skip_in_linear", "skip_linear", "conv1", "res_projection", "in_layers", "res_skip_layers"}
+# Of these, results that go on as they are, into attention or a gate; all others lead back into a float32 stream.
+_STAYS_16_BIT = {"wqkv", "w1", "w3"}
+
+
+def solver_products_in(flow: M, dtype: torch.dtype) -> M:
+    """A copy of a ``FlowMatching`` whose large products are in ``dtype``; everything else is float32, and shared with ``flow``."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*flow.parameters(), *flow.buffers()]}
+    for name, layer in flow.named_modules():
+        parts = set(name.split("."))
+        if isinstance(layer, (nn.Linear, nn.Conv1d)) and parts & _SOLVER_PRODUCTS:
+            memo[id(layer)] = _Products(layer, dtype, widens=not parts & _STAYS_16_BIT)
+    return copy.deepcopy(flow, memo)
+
+
+class _Products(nn.Module):
+    """A linear layer, or a convolution without padding, in ``dtype``; ``widens``: its result is float32 again."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv1d, dtype: torch.dtype, *, widens: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
+        self.product = F.conv1d if isinstance(layer, nn.Conv1d) else F.linear
+        self.widens = widens
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer's."""
+        y = self.product(x.to(self.weight.dtype), self.weight, self.bias)
+        return y.float() if self.widens else y
 
 
 @contextlib.contextmanager

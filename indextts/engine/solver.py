@@ -16,6 +16,7 @@ from torch import Tensor
 from indextts.engine.solver_attention import can_pack, packed_spans
 from indextts.engine.solver_graphs import MB, StepGraphs
 from indextts.engine.solver_inputs import Placement, StepInputs
+from indextts.engine.solver_ops import SolverOps
 from indextts.engine.solver_step import SolverStep
 from indextts.engine.solver_weights import Savings
 from indextts.models.dit import rotation_table
@@ -31,11 +32,12 @@ BUCKET = 64  # frames: windows are rounded up to multiples of it where graphs ar
 class FastSolver:
     """Prepared copy of an S2Mel's estimator on ``device``; matrix products in ``dtype``, everything else in float32.
 
+    A float16 solve that overflowed is done again in bfloat16, which then stays in use. ``ops``: the kernels between the products.
     ``use_graphs`` replays every Euler step from a CUDA graph per bucket; elsewhere than on CUDA, and if capturing fails, steps run
     eagerly, after one log line. ``bucket_frames`` (64 with graphs, 1 without) rounds windows up. The model must be on ``device`` in
     float32; make a new solver when its weights have changed, and call :meth:`clear` when the way in which float32 products or
-    attention run has, since tables and graphs hold on to it. Single evaluations, not the whole loop, are captured: any number of steps
-    then shares a graph, and a solve can be cancelled between steps.
+    attention run has, since tables and graphs hold on to it. Single evaluations are captured: any number of steps then shares a graph, and
+    a solve can be cancelled between steps. With ``whole_loop`` all steps are one graph, which is cancelled before or after.
     """
 
     def __init__(
@@ -49,21 +51,31 @@ class FastSolver:
         bucket_frames: int | None = None,
         warmup_steps: int = 3,
         most_graphs: int = 64,
+        ops: type[SolverOps] = SolverOps,
+        whole_loop: bool = False,
     ) -> None:
-        self.device, self.dtype = device, dtype
+        self.device = device
         self.savings = Savings.best(device) if savings is None else savings
-        self._model = s2mel
-        with torch.inference_mode():
-            self.step = SolverStep(s2mel.cfm.estimator, device, dtype, self.savings)
+        self._model, self.ops, self.whole_loop = s2mel, ops, whole_loop
         self._head_dim = s2mel.cfm.estimator.transformer.head_dim
-        self._packs = self.savings.packed_attention and can_pack(device, dtype, self._head_dim)
+        self._rotation = torch.empty(0, 0, dtype=torch.complex64, device=device)
         self.graphs: StepGraphs | None = None
+        self._prepare(dtype)
         if use_graphs and device.type == "cuda":
             self.graphs = StepGraphs(self.step, device, warmup_steps=warmup_steps, most=most_graphs)
         elif use_graphs:
             logger.info("CUDA graphs need a CUDA device; the solver runs eagerly on %s", device)
         self.bucket_frames = bucket_frames or (BUCKET if self.graphs else 1)
-        self._rotation = torch.empty(0, 0, dtype=torch.complex64, device=device)
+
+    def _prepare(self, dtype: torch.dtype) -> None:
+        """Weights in the format of the products."""
+        self.dtype = dtype
+        with torch.inference_mode():
+            self.step = SolverStep(self._model.cfm.estimator, self.device, dtype, self.savings, self.ops)
+        if self.graphs is not None:
+            self.graphs.clear()
+            self.graphs.step = self.step
+        self._packs = self.savings.packed_attention and can_pack(self.device, dtype, self._head_dim)
 
     @torch.inference_mode()
     def solve(
@@ -91,13 +103,22 @@ class FastSolver:
         halo = self.step.halo if self.savings.trim_last_block else None
         place = Placement.of(mu, prompt_mel, style, noise, lengths, prompt_lengths, halo=halo, bucket=self.bucket_frames)
         table = self.step.times.table(steps)
-        inputs, advance = self._runner(self._inputs(place, mu, prompt_mel, style, noise, guidance, table[0]))
+        inputs, advance, loops = self._runner(self._inputs(place, mu, prompt_mel, style, noise, guidance, table[0]), table)
         for done, row in enumerate(table, 1):
-            inputs.row.copy_(row)
-            advance()
+            if not loops:
+                inputs.row.copy_(row)
+                advance()
+            elif done == 1:
+                advance()
             if on_step is not None:
                 on_step(done, steps)
-        return place.mel(inputs.x, mu.shape[1])
+        mel = place.mel(inputs.x, mu.shape[1])
+        if self.dtype == torch.float16 and not bool(torch.isfinite(mel).all()):
+            logger.warning("float16 overflowed in the mel solver, which multiplies in bfloat16 from now on")
+            self._prepare(torch.bfloat16)
+            again = {"lengths": lengths, "prompt_lengths": prompt_lengths}
+            return self.solve(mu, prompt_mel, style, steps=steps, guidance=guidance, noise=noise, on_step=on_step, **again)
+        return mel
 
     @property
     def captured(self) -> list[dict[str, Any]]:
@@ -118,17 +139,17 @@ class FastSolver:
             self.graphs.clear()
         self.step.times.clear()
 
-    def _runner(self, inputs: StepInputs) -> tuple[StepInputs, Callable[[], None]]:
-        """Buffers to work on, and what advances them by one step."""
+    def _runner(self, inputs: StepInputs, table: Tensor) -> tuple[StepInputs, Callable[[], None], bool]:
+        """Buffers to work on, what advances them, and whether it does so by all steps of ``table`` instead of one."""
         if self.graphs is not None:
             try:
-                entry = self.graphs.load(inputs)
+                entry = self.graphs.load(inputs, table if self.whole_loop else None)
             except RuntimeError as error:
                 logger.warning("CUDA graphs of the solver could not be captured on %s, it runs eagerly from now on: %s", self.device, error)
                 self.graphs = None
             else:
-                return entry.inputs, entry.replay
-        return inputs, lambda: self.step(inputs)
+                return entry.inputs, entry.replay, self.whole_loop
+        return inputs, lambda: self.step(inputs), False
 
     def _inputs(
         self, place: Placement, mu: Tensor, prompt_mel: Tensor, style: Tensor, noise: Tensor, guidance: float, row: Tensor

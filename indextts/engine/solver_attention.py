@@ -6,12 +6,15 @@ instead; a padded batch is exactly that if every stretch of padding counts as a 
 
 from __future__ import annotations
 
+import importlib
 import logging
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import varlen
+
+from indextts.engine.attention import flash_attn_suits
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +31,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, spans: Tensor |
     ``mask`` (1 or R, 1, 1, S) is added to the scores; ``spans`` as from :func:`packed_spans` takes its place where given.
     """
     queries, slots = q.shape[1], k.shape[1]
+    package = flash_attn_suits(q)
+    if spans is None and mask is None and package:
+        whole: Tensor = importlib.import_module("flash_attn").flash_attn_func(q, k, v)
+        return whole
     if spans is None:
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
     of_queries = spans[0] if queries == slots else spans[1]
-    y = varlen.varlen_attn(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), of_queries, spans[0], queries, slots)
+    run = importlib.import_module("flash_attn").flash_attn_varlen_func if package else varlen.varlen_attn
+    y = run(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), of_queries, spans[0], queries, slots)
     assert isinstance(y, Tensor)
     return y.unflatten(0, (-1, queries))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from indextts.engine.graphs import own_workspace
 from indextts.engine.solver_step import StepInputs
@@ -23,6 +24,7 @@ class CapturedStep:
     inputs: StepInputs
     replay: Replay
     memory_mb: float
+    table: Tensor | None = None  # kept, since the graph reads it
 
     def describe(self) -> dict[str, Any]:
         """Samples, slots, slots of the window, whether guided, and megabytes."""
@@ -53,17 +55,21 @@ class StepGraphs:
         self._stream: torch.cuda.Stream | None = None  # one for all: libraries keep a workspace per stream
         self._captured: OrderedDict[Any, CapturedStep] = OrderedDict()
 
-    def load(self, fresh: StepInputs) -> CapturedStep:
-        """The graph for inputs of this shape, recorded if there is none yet, its buffers filled with ``fresh``."""
-        entry = self._captured.pop(fresh.key, None)
+    def load(self, fresh: StepInputs, table: Tensor | None = None) -> CapturedStep:
+        """The graph for inputs of this shape, recorded if there is none yet, its buffers filled with ``fresh``.
+
+        Of one step, or of one for each row of ``table``, which the graph holds on to.
+        """
+        key = (fresh.key, None if table is None else table.data_ptr())
+        entry = self._captured.pop(key, None)
         if entry is None:
             while len(self._captured) >= self.most:
                 self._captured.popitem(last=False)
             before = _reserved_mb(self.device)
             inputs = fresh.clone()
-            entry = CapturedStep(inputs, self._record(lambda: self.step(inputs)), 0.0)
+            entry = CapturedStep(inputs, self._record(lambda: self._work(inputs, table)), 0.0, table)
             entry.memory_mb = max(0.0, _reserved_mb(self.device) - before)
-        self._captured[fresh.key] = entry
+        self._captured[key] = entry
         entry.inputs.copy_(fresh)
         return entry
 
@@ -82,6 +88,14 @@ class StepGraphs:
         if self._captured and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # a graph that still runs must not be dropped
         self._captured.clear()
+
+    def _work(self, inputs: StepInputs, table: Tensor | None) -> None:
+        if table is None:
+            self.step(inputs)
+            return
+        for row in table:
+            inputs.row.copy_(row)
+            self.step(inputs)
 
     def _record_cuda(self, call: Replay) -> Replay:
         """Warm up on a stream of its own, since libraries allocate and choose kernels on first use, then record on it."""

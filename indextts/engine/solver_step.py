@@ -6,17 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from indextts.engine.solver_attention import attend, rotate
+from indextts.engine.solver_attention import attend
 from indextts.engine.solver_inputs import StepInputs
+from indextts.engine.solver_ops import SolverOps
 from indextts.engine.solver_times import TimeRow, TimeTables
 from indextts.engine.solver_weights import BlockWeights, Savings, SolverWeights, blocks_of
 from indextts.models.dit import DiT
 
 
 class SolverStep:
-    """Prepared weights and the arithmetic of one step; products in ``dtype``, norms, residual streams and state in float32."""
+    """Prepared weights and the arithmetic of one step; products in ``dtype``, norms, residual streams and state in float32.
 
-    def __init__(self, dit: DiT, device: torch.device, dtype: torch.dtype, savings: Savings) -> None:
+    ``ops``: the class of what lies between the products.
+    """
+
+    def __init__(self, dit: DiT, device: torch.device, dtype: torch.dtype, savings: Savings, ops: type[SolverOps] = SolverOps) -> None:
         self.dtype, self.savings = dtype, savings
         self.weights = SolverWeights(dit, device, dtype, savings)
         self.times = TimeTables(dit, self.weights, device, dtype, savings)
@@ -24,7 +28,7 @@ class SolverStep:
         self.mel, self.content = dit.conv2.out_channels, dit.cond_projection.in_features
         self.heads = blocks_of(dit)[0].attention.heads
         self.left, self.right, self.halo = wavenet.left, wavenet.right, len(wavenet.in_layers) * wavenet.left
-        self.norm_eps, self.final_eps = dit.transformer.norm.norm.eps, dit.final_layer.norm_final.eps
+        self.ops, self.final_eps = ops(dtype, dit.transformer.norm.norm.eps), dit.final_layer.norm_final.eps
 
     def __call__(self, step: StepInputs) -> None:
         """Advance ``step.x`` by one Euler step."""
@@ -50,27 +54,25 @@ class SolverStep:
             h = self._block(i, block, h, step, time, window if i == depth - 1 else h.shape[1])
             if i < depth // 2:
                 skips.append(h.to(self.dtype))
-        n = self._normed(h, time.gain[-1], time.offset[-1])
+        n = self.ops.norm(h, time.gain[-1], time.offset[-1])
         z, shortcut = self._head(n, step.x)
         return self._output(self._wavenet(z, step.taps, time) + shortcut, step.guidance, time, guided=h.shape[0] > step.x.shape[0])
 
     def _block(self, i: int, block: BlockWeights, h: Tensor, step: StepInputs, time: TimeRow, queries: int) -> Tensor:
         """Transformer block ``i``; only the last ``queries`` slots come out: (R, S, C) to (R, queries, C)."""
-        folded = self.savings.folded_offsets
-        n = self._normed(h, time.gain[2 * i], None if folded else time.offset[2 * i])
+        first, second = (None if self.savings.folded_offsets else time.offset[2 * i + j] for j in (0, 1))
+        n = self.ops.norm(h, time.gain[2 * i], first)
         qkv = self._product(n, block.wqkv, time.attention_bias[i] if time.attention_bias is not None else None)
-        qkv = qkv.unflatten(-1, (3, self.heads, -1))
-        q, k = rotate(qkv[:, :, :2], step.rotation).unbind(2)
-        y = attend(q[:, -queries:], k, qkv[:, :, 2], step.mask, step.spans)
-        h = h[:, -queries:] + self._product(y.flatten(2), block.wo)
-        n = self._normed(h, time.gain[2 * i + 1], None if folded else time.offset[2 * i + 1])
+        q, k, v = self.ops.rotated(qkv.unflatten(-1, (3, self.heads, -1)), step.rotation)
+        y = attend(q[:, -queries:], k, v, step.mask, step.spans)
+        h, n = self.ops.add_norm(h[:, -queries:], self._product(y.flatten(2), block.wo), time.gain[2 * i + 1], second)
         bias = time.feed_forward_bias[i] if time.feed_forward_bias is not None else None
         if self.savings.fused_feed_forward:
-            gate, up = self._product(n, block.w13, bias).chunk(2, dim=-1)
+            both = self._product(n, block.w13, bias)
         else:
             biases = (None, None) if bias is None else bias.chunk(2)
-            gate, up = (self._product(n, w, b) for w, b in zip(block.w13.chunk(2), biases, strict=True))
-        return h + self._product(F.silu(gate) * up, block.w2)
+            both = torch.cat([self._product(n, w, b) for w, b in zip(block.w13.chunk(2), biases, strict=True)], dim=-1)
+        return h + self._product(self.ops.silu_gate(both), block.w2)
 
     def _head(self, n: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Input of the WaveNet and the shortcut around it, each (R, W, C) float32."""
@@ -96,8 +98,7 @@ class SolverStep:
                 a = self._product(read.view(rows, frames, -1), weight, bias)
             else:
                 a = F.conv1d(read.view(rows, -1, channels).transpose(1, 2), weight, bias).transpose(1, 2)
-            signal, gate = a.chunk(2, dim=-1)
-            gated = torch.tanh(signal) * torch.sigmoid(gate)
+            gated = self.ops.wave_gate(a)
             if self.savings.one_skip_product:
                 gates.append(gated)
                 if i < last:
@@ -125,11 +126,6 @@ class SolverStep:
             assert time.shift is not None
             v = F.linear(F.linear(n * time.scale + time.shift, *w.final), *w.out)
         return combine(v, guidance) if guided and not early else v
-
-    def _normed(self, h: Tensor, gain: Tensor, offset: Tensor | None) -> Tensor:
-        """Adaptive root-mean-square norm in float32; the offset is left out where the next product adds it."""
-        n = F.rms_norm(h, h.shape[-1:], gain, self.norm_eps)
-        return n if offset is None else n + offset
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """A linear map in the solver's format."""

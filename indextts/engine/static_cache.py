@@ -138,14 +138,14 @@ class StaticCache:
 
     # ------------------------------------------------------------------------------------------------- inside a decode step
 
-    def branch(self, bucket: Bucket, parents: Tensor) -> Tensor:
-        """Beam i gets the past of its row's beam ``parents[:, i]``, and sees the key that it is about to write.
-
-        Returns what to add to attention scores, ``(B, 1, b, T)``: 0 for visible keys, -inf for hidden ones.
-        """
+    def see(self, bucket: Bucket, parents: Tensor) -> None:
+        """Beam i gets the past of its row's beam ``parents[:, i]``, and sees the key that it is about to write."""
         if self.beams > 1:
             bucket.visible.copy_(bucket.visible.gather(1, parents[:, :, None].expand(-1, -1, bucket.keys)))
         bucket.visible.scatter_(2, self.slots[None, :, None].expand(self.rows, -1, 1), True)
+
+    def bias(self, bucket: Bucket) -> Tensor:
+        """What to add to attention scores, ``(B, 1, b, T)``: 0 for visible keys, -inf for hidden ones."""
         bias = torch.zeros(bucket.visible.shape, dtype=bucket.kv.dtype, device=bucket.kv.device)
         return bias.masked_fill(~bucket.visible, -torch.inf)[:, None]
 

@@ -145,8 +145,9 @@ class Conv1D(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` to ``(..., out)``."""
-        return F.linear(x.to(self.weight.dtype), self.weight.t(), self.bias)
+        """``(..., in)`` to ``(..., out)``; float16 results saturate instead of becoming infinite."""
+        y = F.linear(x.to(self.weight.dtype), self.weight.t(), self.bias)
+        return y.clamp(-65504, 65504) if y.dtype == torch.float16 else y
 
 
 class LayerNorm(nn.LayerNorm):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from indextts.engine.decode import StaticDecoder
+from indextts.engine.precision import copy_to
 from indextts.engine.sampling import SamplingParams
-from indextts.engine.stages import copy_to
 from indextts.models.gpt import UnifiedVoice
 from tests.engine.test_decode import CPU, STOP, TEXTS, decoder_of, prompt
 from tests.tiny_gpt import CONFIG, tiny_conditioning, tiny_gpt

@@ -1,0 +1,111 @@
+"""Each stage's kernels against the torch code they replace, on random data of awkward sizes: the worst relative error found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from indextts.config import ConformerConfig, GPTConfig
+from indextts.engine import vocoder as plain_vocoder
+from indextts.engine.decode import feed as plain_feed
+from indextts.engine.precision import copy_to
+from indextts.engine.solver_ops import SolverOps
+from indextts.engine.static_cache import KVStorage, StaticCache
+from indextts.models.bigvgan import Activation
+from indextts.models.gpt import UnifiedVoice
+
+# What rounding in the format explains, several times over; wrong indices or ends are far beyond.
+BOUNDS = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+def vocoder(device: torch.device, dtype: torch.dtype) -> float:
+    """Anti-aliased activation: both memory orders, with and without lengths."""
+    from indextts.engine.kernels import snake
+
+    worst, draws = 0.0, torch.Generator().manual_seed(0)
+    for batch, channels, frames in ((1, 24, 259), (2, 5, 37), (1, 3, 1)):
+        activation = Activation(channels)
+        for parameter in activation.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draws))
+        activation = activation.to(device)
+        x = torch.randn(batch, channels, frames, generator=draws).to(device)
+        for given in (x, x.transpose(1, 2).contiguous().transpose(1, 2)):
+            for lengths in (None, torch.full((batch,), max(1, frames - 3), device=device)):
+                found = snake.activate(given, activation, lengths, dtype)
+                worst = max(worst, _error(found, plain_vocoder.activate(given, activation, lengths, dtype)))
+    return worst
+
+
+def solver(device: torch.device, dtype: torch.dtype) -> float:
+    """Norms, rotations and gates, of windows of longer tensors too."""
+    return max(_error(found, expected) for found, expected in _solver_pairs(device, dtype))
+
+
+def decode(device: torch.device, dtype: torch.dtype) -> float:
+    """Two steps of a small stack with one beam and with three, padded rows and forked beams among them."""
+    from indextts.engine.kernels.decode import feed
+
+    torch_state = torch.get_rng_state()  # initial weights are drawn from the global generator, whose user is somebody else
+    try:
+        torch.manual_seed(0)
+        gpt = copy_to(_small_gpt(), device, dtype)
+    finally:
+        torch.set_rng_state(torch_state)
+    worst, draws, prefix = 0.0, torch.Generator().manual_seed(0), 9
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draws).to(device)
+
+    for rows, beams in ((1, 1), (2, 3)):
+        cache = StaticCache(KVStorage(device, dtype, lambda: None), 2, 2, 64, rows, beams)
+        layers = [(random(rows, 2, prefix, 64).to(dtype), random(rows, 2, prefix, 64).to(dtype)) for _ in range(2)]
+        mask = torch.ones(rows, prefix, dtype=torch.bool, device=device)
+        mask[-1, :3] = False
+        bucket = cache.begin(layers, mask, 100, 100)
+        for _ in range(2):
+            cache.see(bucket, torch.randint(beams, (rows, beams), generator=draws).to(device))
+            x, before = random(rows, beams, 128), bucket.kv.clone()
+            expected = plain_feed(gpt, x, cache, bucket)
+            written = bucket.kv.clone()
+            bucket.kv.copy_(before)
+            worst = max(worst, _error(feed(gpt, x, cache, bucket), expected), _error(bucket.kv, written))
+            cache.advance()
+    return worst
+
+
+def _solver_pairs(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+    from indextts.engine.kernels.solver import FusedSolverOps
+
+    fused, plain, draws = FusedSolverOps(dtype, 1e-5), SolverOps(dtype, 1e-5), torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draws).to(device)
+
+    h, y, gain, offset = random(2, 9, 96)[:, -7:], random(2, 7, 96).to(dtype), random(96), random(96)
+    for shift in (None, offset):
+        yield fused.norm(h, gain, shift), plain.norm(h, gain, shift)
+        yield from zip(fused.add_norm(h, y, gain, shift), plain.add_norm(h, y, gain, shift), strict=True)
+    for rows in (1, 2):
+        turned = torch.polar(torch.ones(rows, 7, 1, 1, 16), torch.randn(rows, 7, 1, 1, 16, generator=draws)).to(device)
+        qkv = random(2, 7, 3, 3, 32).to(dtype)
+        yield from zip(fused.rotated(qkv, turned), plain.rotated(qkv, turned), strict=True)
+    both = (3 * random(2, 7, 2 * 100)).to(dtype)
+    yield fused.silu_gate(both), plain.silu_gate(both)
+    yield fused.wave_gate(both), plain.wave_gate(both)
+
+
+def _small_gpt() -> UnifiedVoice:
+    conditioner = ConformerConfig(output_size=16, linear_units=24, attention_heads=2, num_blocks=1)
+    config = GPTConfig(
+        model_dim=128, layers=2, heads=2, max_mel_tokens=20, max_text_tokens=8, number_text_tokens=10, number_mel_codes=50,
+        start_mel_token=48, stop_mel_token=49, condition_module=conditioner, emo_condition_module=conditioner, feature_dim=10,
+        condition_num_latent=2, emo_latent_dim=16, perceiver_dim_head=8,
+    )  # fmt: skip
+    return UnifiedVoice(config).eval()
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    away = (found.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-12)
+    return float(away) if bool(torch.isfinite(away)) else float("inf")

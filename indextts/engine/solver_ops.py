@@ -1,0 +1,41 @@
+"""The steps between the matrix products of the mel solver, in torch: what fused kernels must equal."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from indextts.engine.solver_attention import rotate
+
+
+class SolverOps:
+    """Norms, rotary positions and gates; streams are float32, what goes into products is in ``dtype``."""
+
+    def __init__(self, dtype: torch.dtype, norm_eps: float) -> None:
+        self.dtype, self.norm_eps = dtype, norm_eps
+
+    def norm(self, h: Tensor, gain: Tensor, offset: Tensor | None) -> Tensor:
+        """Adaptive root-mean-square norm of ``h`` (R, S, C) float32; the offset is left out where the next product adds it."""
+        n = F.rms_norm(h, h.shape[-1:], gain, self.norm_eps)
+        return (n if offset is None else n + offset).to(self.dtype)
+
+    def add_norm(self, h: Tensor, y: Tensor, gain: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``h + y`` and its :meth:`norm`; ``h`` may be the last slots of a longer tensor."""
+        h = h + y
+        return h, self.norm(h, gain, offset)
+
+    def rotated(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys turned by their positions, and values, each (R, S, heads, head_dim), of products (R, S, 3, heads, head_dim)."""
+        q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
+        return q, k, qkv[:, :, 2]
+
+    def silu_gate(self, x: Tensor) -> Tensor:
+        """``silu(a) b`` of ``[a, b]`` side by side, (R, S, 2 H) to (R, S, H)."""
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def wave_gate(self, a: Tensor) -> Tensor:
+        """``tanh(a) sigmoid(b)`` of ``[a, b]`` side by side, (R, W, 2 C) to (R, W, C)."""
+        signal, gate = a.chunk(2, dim=-1)
+        return torch.tanh(signal) * torch.sigmoid(gate)

@@ -1,0 +1,310 @@
+"""The switches of the stages: each says how a network is run, takes effect on a loaded engine, and drops what was captured before.
+
+What a switch needs is derived anew from the float32 weights as they were loaded, so that changes never compound, and what it replaces is
+free at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from indextts.engine.attention import attention_kernel
+from indextts.engine.content import ContentProjection
+from indextts.engine.decode import Feed, StaticDecoder, feed
+from indextts.engine.deepspeed import with_deepspeed
+from indextts.engine.fusion import Fusion
+from indextts.engine.precision import copy_to, dtype_of, matmul_mode, solver_products_in, vocoder_dtype
+from indextts.engine.quantise import quantise
+from indextts.engine.solver import FastSolver
+from indextts.engine.solver_ops import SolverOps
+from indextts.engine.vocoder import VocoderRunner
+
+if TYPE_CHECKING:
+    from indextts.config import IndexTTSConfig
+    from indextts.engine.graphs import GraphedCall
+    from indextts.models.flow_matching import FlowMatching
+    from indextts.models.gpt import UnifiedVoice
+    from indextts.models.s2mel import S2Mel
+    from indextts.models.semantic_codec import SemanticCodec
+
+logger = logging.getLogger(__name__)
+MB = 1024 * 1024
+WARMUP_STEPS = 3
+
+
+class StageSwitches:
+    """The half of :class:`Stages` that decides how its networks run; the other half runs them."""
+
+    device: torch.device
+    config: IndexTTSConfig
+    gpt: UnifiedVoice
+    s2mel: S2Mel
+    semantic_codec: SemanticCodec
+    vocoder: Any
+
+    def _start_switches(self, gpt: UnifiedVoice, precision: str, attention: str, use_accel: bool) -> None:
+        self._source_gpt = gpt  # float32, so that a change of precision never compounds rounding
+        self.attention = attention
+        self.decoder: StaticDecoder | None = None
+        self.solver: FastSolver | None = None
+        self.content: ContentProjection | None = None
+        self.fusion = Fusion()
+        self.weights = "full"
+        self.compiled = self.compiled_decode = self.deepspeed = False
+        self.channels_last = self.whole_loop = False
+        self.cudnn_benchmark: bool | None = None  # None: as torch is set
+        self._accel_graphs, self._voice_graphs, self._warmup_steps = True, False, WARMUP_STEPS
+        self._half_flow: FlowMatching | None = None
+        self.voice = VocoderRunner(self.vocoder, self.device)
+        self.set_precision(precision)
+        self.set_accel(use_accel)
+
+    # ------------------------------------------------------------------------------------------------------------ switches
+
+    def set_precision(self, precision: str) -> None:
+        """Convert every stage from its float32 weights."""
+        compiled = self.compiled
+        self.compile_s2mel(False)
+        self.precision, self.dtype = precision, dtype_of(precision)
+        self._half_flow = None
+        self._renew_gpt()
+        self._renew_voice()
+        if self.use_accel:
+            self._renew_solver()
+        self.compile_s2mel(compiled)
+
+    def set_attention(self, attention: str) -> None:
+        """Choose the attention kernel; graphs have recorded the old one."""
+        self.clear_buffers()
+        self.attention = attention
+
+    def set_accel(self, on: bool) -> None:
+        """Take the accelerated path, newly set up, or the plain one."""
+        self.clear_buffers()
+        self.decoder = self.solver = self.content = None
+        if on:
+            self._renew_solver()
+            self.decoder = self._new_decoder()
+
+    def set_fusion(self, fusion: Fusion) -> None:
+        """Choose the stages that run on fused kernels."""
+        self.fusion = fusion
+        self._renew_voice()
+        self.set_accel(self.use_accel)
+
+    def set_weights(self, kind: str) -> None:
+        """Keep the GPT's large weights in full, or in 8 bits; see :mod:`indextts.engine.quantise`."""
+        self.weights = kind
+        self._renew_gpt()
+
+    def set_deepspeed(self, on: bool) -> None:
+        """Run the plain path's GPT through DeepSpeed."""
+        self.deepspeed = on
+        self._renew_gpt()
+
+    def set_channels_last(self, on: bool) -> None:
+        """Keep the vocoder's signals with the channels innermost, which 16-bit convolutions may prefer."""
+        self.channels_last = on
+        self._renew_voice()
+
+    def set_whole_loop(self, on: bool) -> None:
+        """Capture all Euler steps of a solve in one graph instead of replaying one step's graph."""
+        self.whole_loop = on
+        self.set_accel(self.use_accel)
+
+    def compile_s2mel(self, on: bool) -> None:
+        """Run the flow-matching estimator through ``torch.compile`` (shapes dynamic; the first call compiles), or stop doing so.
+
+        While on, the plain solver drives the compiled estimator in place of the fast solver, which has no use for it.
+        """
+        if on and not self.compiled:
+            self.flow.estimator.compile(dynamic=True)
+        elif self.compiled and not on:
+            self.flow.estimator._compiled_call_impl = None  # how torch undoes Module.compile
+        self.compiled = on
+
+    def compile_decode(self, on: bool) -> None:
+        """Run the accelerated decoder's stack through ``torch.compile``, inside its graphs where they are in use."""
+        self.compiled_decode = on
+        self.set_accel(self.use_accel)
+
+    def use_graphs(self, warmup_steps: int) -> bool:
+        """Replay decode steps, Euler steps and the vocoder from CUDA graphs; False if a trial capture of the vocoder fails."""
+        self._accel_graphs, self._voice_graphs, self._warmup_steps = True, True, warmup_steps
+        self.set_accel(self.use_accel)
+        self._renew_voice()
+        return self._voice_graphs
+
+    def drop_graphs(self) -> None:
+        """Eager launches everywhere."""
+        self._accel_graphs = self._voice_graphs = False
+        self._renew_voice()
+        self.set_accel(self.use_accel)
+
+    def set_low_memory(self, on: bool) -> None:
+        """See :class:`Stages`."""
+        raise NotImplementedError
+
+    # -------------------------------------------------------------------------------------------------------------- gauges
+
+    @property
+    def low_memory(self) -> bool:
+        """See :class:`Stages`."""
+        raise NotImplementedError
+
+    @property
+    def use_accel(self) -> bool:
+        """Whether the accelerated path is taken."""
+        return self.solver is not None
+
+    @property
+    def graphs(self) -> GraphedCall | None:
+        """The vocoder's graphs, if in use; decoder and solver have their own."""
+        return self.voice.graphs
+
+    @property
+    def graphs_in_use(self) -> bool:
+        """Whether any stage is replayed from CUDA graphs."""
+        decoder, solver = self.decoder, self.solver  # once, since panels ask from other threads
+        decoding = decoder is not None and decoder.use_graphs
+        solving = solver is not None and solver.graphs is not None
+        return decoding or solving or self.graphs is not None
+
+    @property
+    def fused(self) -> dict[str, bool]:
+        """Which stages run on fused kernels at present."""
+        decoding = self.decoder is not None and self.decoder.run is not None and not self.compiled_decode
+        solving = self.solver is not None and self.solver.ops is not SolverOps
+        return {"decode": decoding, "solver": solving, "vocoder": self.voice.fused is not None}
+
+    @property
+    def buffer_memory_mb(self) -> float:
+        """Megabytes that :meth:`clear_buffers` gives back: graph pools, KV buffers, tables. Prepared weights are not among them."""
+        decoder, solver, vocoder = self.decoder, self.solver, self.graphs
+        held = sum(holder.memory_mb for holder in (decoder, vocoder, solver and solver.graphs) if holder is not None)
+        return held + (solver.step.times.memory_bytes / MB if solver is not None else 0.0)
+
+    def clear_buffers(self) -> None:
+        """Drop captured graphs, KV buffers and tables; they are made again when needed."""
+        for holder in (self.decoder, self.solver, self.voice):
+            if holder is not None:
+                holder.clear()
+
+    # -------------------------------------------------------------------------------------------------------------- in use
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """What must be in force around every use of the stages."""
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = before if self.cudnn_benchmark is None else self.cudnn_benchmark
+        try:
+            with torch.inference_mode(), matmul_mode(self.precision, self.device), attention_kernel(self.attention, self.device):
+                yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+    @property
+    def flow(self) -> FlowMatching:
+        """The plain solver, its products in the format of the precision."""
+        if self.dtype is None:
+            return self.s2mel.cfm
+        if self._half_flow is None:
+            self._half_flow = solver_products_in(self.s2mel.cfm, self.dtype)
+        return self._half_flow
+
+    @property
+    def solve(self) -> Callable[..., Tensor]:
+        """The flow-matching solver in force; arguments as for :meth:`FlowMatching.solve`."""
+        return self._solve_plainly if self.solver is None or self.compiled else self.solver.solve
+
+    def _solve_plainly(self, *given: Any, **named: Any) -> Tensor:
+        mel = self.flow.solve(*given, **named)
+        if self.dtype != torch.float16 or bool(torch.isfinite(mel).all()):
+            return mel
+        logger.warning("float16 overflowed in the plain mel solver, which multiplies in bfloat16 from now on")
+        compiled = self.compiled
+        self.compile_s2mel(False)
+        self._half_flow = solver_products_in(self.s2mel.cfm, torch.bfloat16)
+        self.compile_s2mel(compiled)
+        return self.flow.solve(*given, **named)
+
+    # -------------------------------------------------------------------------------------------------------------- inside
+
+    @property
+    def _captures(self) -> bool:
+        return self._accel_graphs and self.device.type == "cuda"
+
+    def _renew_gpt(self) -> None:
+        if self.decoder is not None:
+            self.decoder.clear()
+        low_memory = self.low_memory
+        self.set_low_memory(False)
+        self.gpt = copy_to(self._source_gpt, self.device, self.dtype or torch.float32)
+        self.set_low_memory(low_memory)
+        if self.weights != "full":
+            quantise(self.gpt.gpt, self.weights)
+        if self.deepspeed:
+            self.gpt.gpt = with_deepspeed(self.gpt.gpt, self.dtype or torch.float32)
+        if self.decoder is not None:
+            self.decoder = self._new_decoder()
+
+    def _renew_voice(self) -> None:
+        self.voice.clear()
+        dtype, fused = vocoder_dtype(self.precision, self.device), None
+        if self.fusion.usable("vocoder", self.device, dtype):
+            from indextts.engine.kernels import snake
+
+            fused = snake.activate
+        self.voice = VocoderRunner(self.vocoder, self.device, dtype, fused=fused, channels_last=self.channels_last)
+        if self._voice_graphs:
+            try:
+                with self.running():
+                    self.voice.use_graphs(self._warmup_steps)
+            except RuntimeError as error:
+                logger.warning("CUDA graphs could not be captured on %s: %s", self.device, error)
+                self._voice_graphs = False
+
+    def _renew_solver(self) -> None:
+        if self.solver is not None:
+            self.solver.clear()
+        self.solver = self.content = None
+        dtype, ops = self.dtype or torch.float32, SolverOps
+        if self.fusion.usable("solver", self.device, dtype):
+            from indextts.engine.kernels.solver import FusedSolverOps
+
+            ops = FusedSolverOps
+        # Weights are multiplied into each other once, so in true float32 whatever the products of a run may use.
+        with torch.no_grad(), matmul_mode("fp32", self.device):
+            graphs: dict[str, Any] = {"use_graphs": self._captures, "warmup_steps": self._warmup_steps, "whole_loop": self.whole_loop}
+            self.solver = FastSolver(self.s2mel, self.device, dtype, ops=ops, **graphs)
+            self.content = ContentProjection(self.s2mel, self.semantic_codec, self.device)
+
+    def _new_decoder(self) -> StaticDecoder:
+        return StaticDecoder(
+            self.gpt, self.device, self.dtype, use_graphs=self._captures, warmup_steps=self._warmup_steps, run=self._decoder_feed()
+        )
+
+    def _decoder_feed(self) -> Feed | None:
+        stack = self.gpt.config
+        width = stack.model_dim // stack.heads
+        if self.compiled_decode:
+            return functools.partial(_compiled_feed())
+        fits = width >= 16 and width & (width - 1) == 0  # what a tensor core and a kernel's tile take
+        if fits and self.fusion.usable("decode", self.device, self.dtype or torch.float32):
+            from indextts.engine.kernels import decode
+
+            return decode.feed
+        return None
+
+
+@functools.cache
+def _compiled_feed() -> Feed:
+    compiled: Feed = torch.compile(feed, dynamic=False)
+    return compiled
