@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indextts.text import Tokenizer
@@ -46,6 +46,7 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer: Tokenizer) -> None:
 
 
 @given(text=st.text(alphabet="abcdefgh ,.!?", max_size=60))
+@settings(deadline=None)
 def test_what_is_encoded_decodes_to_the_text(text: str) -> None:
     tokenizer = Tokenizer(MODEL)
     pieces = tokenizer.encode(text)
