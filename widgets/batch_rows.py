@@ -82,7 +82,7 @@ def _csv_rows(file_name: str, text: str) -> Iterable[dict[str, Any]]:
     reader.fieldnames = columns
     try:
         for values in reader:
-            if values.get(None):  # type: ignore[call-overload]
+            if values.get(None):
                 yield {"": f"this row has more cells than the {len(columns)} columns; put quotes around text with a {delimiter!r} in it"}
             else:
                 yield {name: _cell(name, cell) for name, cell in values.items() if cell is not None and cell.strip()}

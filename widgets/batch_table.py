@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ipywidgets as W
@@ -125,9 +126,9 @@ class BatchTable(W.VBox):
                 arguments = {name: value for name, value in arguments.items() if name not in OTHER_EMOTIONS}
             self._tasks[row.number] = self.session.render(
                 label=row.name,
-                on_done=lambda record, row=row: self._done(row, record),
-                on_error=lambda error, row=row: self._failed(row, error),
-                on_progress=lambda _, __, row=row: self._working(row),
+                on_done=partial(self._done, row),
+                on_error=partial(self._failed, row),
+                on_progress=partial(self._working, row),
                 **arguments,
             )
         self.show()
@@ -138,7 +139,7 @@ class BatchTable(W.VBox):
         except ValueError:
             return {}
 
-    def _working(self, row: BatchRow) -> None:
+    def _working(self, row: BatchRow, *_: object) -> None:
         if row.state == "waiting":
             row.state = "working"
             self._redraw.submit(None)

@@ -64,7 +64,7 @@ class Ticker:
             raise ValueError(f"panels refresh at most twice a second; interval_s must be at least {SHORTEST_INTERVAL_S}, got {interval_s}")
         self.interval_s = interval_s
         self._function: Callable[[], Callable[[], object] | None]
-        self._function = weakref.WeakMethod(function) if hasattr(function, "__self__") else (lambda: function)  # type: ignore[arg-type]
+        self._function = weakref.WeakMethod(function) if hasattr(function, "__self__") else (lambda: function)
         self._stop: threading.Event | None = None
 
     @property

@@ -17,7 +17,7 @@ _lock = threading.Lock()
 def collecting(notices: list[str]) -> Iterator[None]:
     """While the body runs, what this thread would warn or log from ``indextts`` goes to ``notices``, each text once.
 
-    Other threads keep their usual output. Python's own once-per-place rule applies to warnings.
+    Other threads keep their usual output.
     """
     _install()
     before = getattr(_collected, "notices", None)
@@ -61,3 +61,5 @@ def _install() -> None:
 
             show.collects_notices = True  # type: ignore[attr-defined]
             warnings.showwarning = show
+            # Once a run, not once a session; appended, so that the user's own filters come first.
+            warnings.filterwarnings("always", module=r"indextts\.", append=True)

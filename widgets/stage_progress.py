@@ -12,7 +12,7 @@ from widgets.base import PALETTE
 
 STAGES = (("prompt", "Voice"), ("gpt", "Codes"), ("s2mel", "Mel"), ("bigvgan", "Wave"))
 _COLOURS = {"prompt": PALETTE["other"], "gpt": PALETTE["gpt"], "s2mel": PALETTE["s2mel"], "bigvgan": PALETTE["bigvgan"]}
-_SEGMENT = re.compile(r"segments? (\d+)(?:\D{1,4}(\d+))?(?: of (\d+))?")
+_PART = re.compile(r"(?:segment|batch) \d+ of \d+")
 _STEP = re.compile(r"step (\d+) of (\d+)")
 _CODES = re.compile(r"(\d+) codes")
 _USUAL_CODES = 250  # 5 s of speech: the number of codes to come is not known, so the bar only says that they are coming
@@ -20,29 +20,29 @@ _USUAL_CODES = 250  # 5 s of speech: the number of codes to come is not known, s
 
 @dataclass(frozen=True)
 class StageProgress:
-    """Where a run is: the stage, how much of it is done (0 to 1), what is said of it, and which segment it is."""
+    """Where a run is: the stage, how much of it is done (0 to 1), what is said of it, and which segment or batch of segments it is."""
 
     stage: str
     fraction: float
     detail: str
-    segment: str = ""
+    part: str = ""
 
 
 def read_progress(message: str) -> StageProgress:
     """The stage that a message of the engine speaks of; an unknown message belongs to the first stage, as it is."""
-    found = _SEGMENT.search(message)
-    segment = found.group(0) if found and found.group(3) else ""
+    found = _PART.search(message)
+    part = found.group(0) if found else ""
     if message == "done":
-        return StageProgress("done", 1.0, "done", segment)
+        return StageProgress("done", 1.0, "done", part)
     step, codes = _STEP.search(message), _CODES.search(message)
     if "mel" in message and step:
-        return StageProgress("s2mel", int(step[1]) / max(1, int(step[2])), f"step {step[1]} of {step[2]}", segment)
+        return StageProgress("s2mel", int(step[1]) / max(1, int(step[2])), f"step {step[1]} of {step[2]}", part)
     if codes or message.endswith("codes"):
         count = int(codes[1]) if codes else 0
-        return StageProgress("gpt", count / (count + _USUAL_CODES), f"{count} codes" if codes else "reading the text", segment)
+        return StageProgress("gpt", count / (count + _USUAL_CODES), f"{count} codes" if codes else "reading the text", part)
     if "wave" in message:
-        return StageProgress("bigvgan", 0.5, "vocoder", segment)
-    return StageProgress("prompt", 0.5, message, segment)
+        return StageProgress("bigvgan", 0.5, "vocoder", part)
+    return StageProgress("prompt", 0.5, message, part)
 
 
 class StageBars(W.HTML):
@@ -61,7 +61,7 @@ class StageBars(W.HTML):
         for index, (name, title) in enumerate(STAGES):
             share, detail = (1.0, "done") if index < at else (now.fraction, now.detail) if index == at else (0.0, "waiting")
             cells.append(_bar(title, share, detail, _COLOURS[name]))
-        whole = _bar("Whole run", fraction, f"{fraction:.0%}" + (f", {now.segment}" if now.segment else ""), PALETTE["accent"])
+        whole = _bar("Whole run", fraction, f"{fraction:.0%}" + (f", {now.part}" if now.part else ""), PALETTE["accent"])
         self.value = f'<div class="itl-bars">{"".join(cells)}{whole}</div>'
 
     def clear(self) -> None:

@@ -83,7 +83,7 @@ class FakeTTS:
     def _work(self, text: str, seed: int, progress: Any) -> None:
         self.entered.set()
         if self.warns:
-            warnings.warn(self.warns, stacklevel=2)
+            warnings.warn(self.warns, stacklevel=3)  # of indextts.runs, as the engine's own are of indextts
         for step in range(10):
             while not self.hold.wait(0.01):
                 self._report(progress, 0.1, "segment 1 of 1: 10 codes")

@@ -69,9 +69,10 @@ def test_close_stops_timers_and_subscriptions(session: Session) -> None:
 
 def test_showing_again_shows_the_present_state(session: Session) -> None:
     panel = Counting(session)
-    first = panel._repr_mimebundle_()
+    view = "application/vnd.jupyter.widget-view+json"
+    first = panel._repr_mimebundle_()[view]
     panel.show_error("nothing to say")
-    assert panel._repr_mimebundle_() == first, "the same model, hence the same state"
+    assert panel._repr_mimebundle_()[view] == first, "the same model, hence the same state"
     assert panel.error_text == "nothing to say"
     panel.close()
 

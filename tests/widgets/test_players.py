@@ -82,7 +82,9 @@ def test_a_recording_is_read_back() -> None:
     recorder.close()
 
 
-@pytest.mark.parametrize("name", ["player.js", "switch_player.js", "stream_player.js", "recorder.js"])
+@pytest.mark.parametrize(
+    "name", ["player.js", "switch_player.js", "stream_player.js", "recorder.js", "file_drop.js", "download.js", "code_box.js"]
+)
 def test_modules_fetch_nothing(name: str) -> None:
     text = module(name)
     assert not re.search(r"\bimport\b.*\bfrom\b|\bimport\(|https?://|\bfetch\(", text.replace("through https or", ""))

@@ -208,3 +208,41 @@ def test_the_recorder_says_why_it_cannot(show: Any) -> None:
     page.get_by_role("button", name="Record").click()
     page.get_by_text("was not allowed to use the microphone").wait_for()
     assert page.get_by_role("button", name="Record").is_enabled(), "one may change one's mind"
+
+
+def test_a_file_is_checked_before_it_is_sent(show: Any, tmp_path: Path) -> None:
+    page = show("file_drop.js", label="Choose a file", hint="or drop one", suffixes=[".wav"], most_mb=2.5, message="", failed=False)
+    page.evaluate("() => { window.sent = []; model.send = (message, _, buffers) => sent.push([message.type, buffers?.[0].byteLength]); }")
+
+    def choose(name: str, size: int) -> str:
+        page.evaluate("() => { sent.length = 0; }")
+        page.locator("input[type=file]").set_input_files(files=[{"name": name, "mimeType": "audio/wav", "buffer": b"x" * size}])
+        page.wait_for_timeout(100)
+        return str(page.get_by_role("status").inner_text())
+
+    assert choose("notes.txt", 10) == "notes.txt is not one of .wav."
+    assert page.evaluate("sent") == []
+    assert choose("huge.wav", 3_000_000) == "huge.wav has 3.0 MB; at most 2.5 MB are taken."
+    assert page.evaluate("sent") == [], "nothing of a file that is too large may travel"
+    assert choose("empty.wav", 0) == "empty.wav is empty (0 bytes)."
+    choose("good.wav", 2_400_000)
+    page.wait_for_function("sent.length === 4")
+    assert page.evaluate("sent") == [["begin", None], ["piece", 1 << 20], ["piece", 1 << 20], ["piece", 2_400_000 - (2 << 20)]]
+    page.evaluate("() => { model.set('failed', true); model.set('message', 'good.wav is silent.'); }")
+    assert page.get_by_role("status").inner_text() == "good.wav is silent."
+
+
+def test_downloads_and_code(show: Any) -> None:
+    page = show("download.js", label="Save", tooltip="", disabled=False)
+    page.evaluate("""() => { model.send = () => model.emit("msg:custom", { type: "file", name: "a.json", mime: "application/json" },
+        [new DataView(new TextEncoder().encode("{}").buffer)]); }""")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save").click()
+    assert download.value.suggested_filename == "a.json"
+    assert Path(download.value.path()).read_text() == "{}"
+    page = show("code_box.js", code="tts.infer('<b>')")
+    assert page.locator("code").inner_text() == "tts.infer('<b>')"
+    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("copied") == "tts.infer('<b>')"
