@@ -21,12 +21,14 @@ from indextts.calls import Calls
 from indextts.config import IndexTTSConfig
 from indextts.emotion_text import EmotionClassifier
 from indextts.engine.batching import Utterance, segment_generators
+from indextts.engine.emitter import Emitter
 from indextts.engine.reference_cache import EmotionPrompt, SpeakerPrompt
 from indextts.engine.stages import Models
 from indextts.engine.telemetry import SegmentRecord, Stopwatch, Telemetry
 from indextts.engine.worker import Job, ProgressCallback
 from indextts.models.emotion import normalize_emo_vec, scale_emotion
-from indextts.rendering import CODES_PER_TEXT_TOKEN, Emitter, Run
+from indextts.recovery import CODES_PER_TEXT_TOKEN
+from indextts.rendering import READING, Run
 from indextts.request import Request
 from indextts.text import Glossary, TextFrontend, TextNormalizer, open_tokenizer
 
@@ -40,7 +42,8 @@ class IndexTTS2(Calls):
     Arguments: ``cfg_path``, ``model_dir`` name a release on disk (a missing or incomplete one is a ``FileNotFoundError`` that lists the
     files). ``use_fp16`` means the best 16-bit type of the device; ``precision`` (``"fp32"``, ``"tf32"``, ``"bf16"``, ``"fp16"``) says it
     exactly. ``device`` defaults to the best present. ``use_accel=False`` keeps to the plain path. ``seed`` is the seed of every call that
-    gives none of its own. ``name`` labels run records. Model card: ``IndexTeam/IndexTTS-2``.
+    gives none of its own. ``name`` labels run records. ``low_memory``: less memory, less speed, the
+    same sound. Model card: ``IndexTeam/IndexTTS-2``.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class IndexTTS2(Calls):
         gpt_checkpoint_path: str | Path | None = None,
         bpe_model_path: str | Path | None = None,
         aux_paths: Mapping[str, str | Path] | None = None,
+        low_memory: bool = False,
     ) -> None:
         settings = self._resolve_settings(use_fp16, device, use_deepspeed, use_accel, use_torch_compile, precision, attention, seed, name)
         release = release_files.find_release(
@@ -76,7 +80,7 @@ class IndexTTS2(Calls):
                 f"{release.bpe_model} has {len(tokenizer)} pieces, but this GPT's vocabulary has {vocabulary}: not its tokenizer"
             )
         frontend = TextFrontend(tokenizer, TextNormalizer(glossary, language="en" if release.lexicon else None))
-        self._assemble(release_files.load_models(release), frontend, classifier, settings)
+        self._assemble(release_files.load_models(release), frontend, classifier, settings, low_memory)
 
     @classmethod
     def from_random(
@@ -92,16 +96,19 @@ class IndexTTS2(Calls):
         precision: str = "auto",
         attention: str = "auto",
         name: str | None = None,
+        low_memory: bool = False,
     ) -> IndexTTS2:
         """Random weights of true size (``"release"``) or tiny (``"small"``), no files: timings are real, the sound is noise."""
         self = cls.__new__(cls)
         settings = self._resolve_settings(use_fp16, device, use_deepspeed, use_accel, use_torch_compile, precision, attention, None, name)
         self.release = None
         models, tokenizer = release_files.random_models(size, seed)
-        self._assemble(models, TextFrontend(tokenizer), None, settings)
+        self._assemble(models, TextFrontend(tokenizer), None, settings, low_memory)
         return self
 
-    def _assemble(self, models: Models, frontend: TextFrontend, classifier: EmotionClassifier | None, settings: Any) -> None:
+    def _assemble(
+        self, models: Models, frontend: TextFrontend, classifier: EmotionClassifier | None, settings: Any, low_memory: bool = False
+    ) -> None:
         self.cfg: IndexTTSConfig = models.config
         self.model_version = models.config.version
         self.stop_mel_token = models.config.gpt.stop_mel_token
@@ -112,6 +119,8 @@ class IndexTTS2(Calls):
         self.gr_progress: Any = None
         self._text_lock = threading.Lock()
         self._start_engine(models, settings)
+        if low_memory:
+            self.low_memory = True
 
     # --------------------------------------------------------------------------------------------------------- synthesis
 
@@ -179,13 +188,12 @@ class IndexTTS2(Calls):
         record = Telemetry(seed=run.seed, text=request.text, settings=self._settings_in_force(request))
         self._before_inference()
         with self._stages.running():
-            run.report(0.0, "reading the reference voice")
+            run.report(0.0, READING)
             with run.watch.stage("prompt"):
-                utterances = self._utterances(run, record)
+                utterances = self._recovering(lambda: self._utterances(run, record), record, READING)
             out = Emitter(emit, request.silence_samples, run.watch, record)
             for utterance in utterances:
-                wave, facts = self._segment(run, utterance)
-                out(wave.float().cpu(), facts)
+                self._speak_one(run, utterance, record, out)
         self._finish_record(run, record, out.samples)
         return record
 
@@ -256,14 +264,17 @@ class IndexTTS2(Calls):
 
     def _prompts(self, request: Request, record: Telemetry) -> tuple[SpeakerPrompt, EmotionPrompt]:
         """Speaker and emotion prompt, from the reference cache if their clips were heard before."""
-        voice, emotion = request.voice, request.emotion_voice
-        speaker_prompt, record.speaker_cache_hit = self.reference_cache.get(
-            "speaker", voice.key, lambda: self._stages.speaker_prompt(voice.samples, voice.rate)
+        cache, stages = self.reference_cache, self._stages
+        heard, felt = ((clip.samples, clip.rate) for clip in (request.voice, request.emotion_voice))
+        new = [not cache.holds("speaker", request.voice.key), not cache.holds("emotion", request.emotion_voice.key)]
+        both = stages.both_prompts(heard, felt) if all(new) and stages.use_accel else None
+        speaker, record.speaker_cache_hit = cache.get(
+            "speaker", request.voice.key, lambda: both[0] if both else stages.speaker_prompt(*heard)
         )
-        emotion_prompt, record.emotion_cache_hit = self.reference_cache.get(
-            "emotion", emotion.key, lambda: self._stages.emotion_prompt(emotion.samples, emotion.rate)
+        emotion, record.emotion_cache_hit = cache.get(
+            "emotion", request.emotion_voice.key, lambda: both[1] if both else stages.emotion_prompt(*felt)
         )
-        return speaker_prompt, emotion_prompt
+        return speaker, emotion
 
     def _emotion_weights(self, request: Request) -> list[float] | None:
         """The eight emotion values in force, if any: given, or read from text by the classifier."""

@@ -11,6 +11,7 @@ from indextts.engine.batching import Utterance
 from indextts.engine.controls import EngineControls, release_memory
 from indextts.engine.memory import MemoryGauge, OutOfMemory, explain, try_twice
 from indextts.engine.telemetry import Telemetry
+from indextts.utils import resource_monitor
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,8 +69,11 @@ class Recovery(EngineControls):
         self._gauge.begin()
 
     def _after_inference(self, record: Telemetry) -> None:
+        peak_mb, probe = self._gauge.read_peak(), self._gauge.probe
         super()._after_inference(record)
-        record.peak_vram_mb = max(record.peak_vram_mb, self._gauge.read_peak())
+        if probe is not None and peak_mb > record.peak_vram_mb:  # torch's own peak counts from the last stage on
+            record.peak_vram_mb = peak_mb
+            resource_monitor.set_next_inference_mb(self.device.index or 0, peak_mb - probe.allocated_mb())
 
     @functools.cached_property
     def _gauge(self) -> MemoryGauge:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +15,17 @@ from torch import Tensor
 
 from indextts.engine.batch_stages import encode_batch, facts_about, similar, solve_batch, vocode_batch
 from indextts.engine.batching import Utterance, default_batch_size, plan_batches
-from indextts.engine.controls import EngineControls
+from indextts.engine.emitter import NO_SOUND, Emitter, joined
+from indextts.engine.memory import first_line, is_out_of_memory, stage_units
 from indextts.engine.streaming import Lane, SegmentStream, SideLane
 from indextts.engine.telemetry import SegmentRecord, Stopwatch, Telemetry
 from indextts.engine.worker import Job
+from indextts.recovery import CODES_PER_TEXT_TOKEN, Recovery, named_segment
 from indextts.request import Request
 
-CODES_PER_TEXT_TOKEN = 8  # of ordinary English speech: 50 codes and about 6 text tokens a second; for progress only
-NO_SOUND = "the model ended every segment at once, so there is no sound; try another seed or a longer text"
+logger = logging.getLogger(__name__)
+READING = "reading the reference voice"
+
 
 Spoken = tuple[Tensor, SegmentRecord]  # wave (1, samples) float32 on the CPU, and the facts about its segment
 
@@ -49,7 +54,7 @@ class Run:
         self.report(0.05 + 0.95 * (index + fraction) / count, f"segment {index + 1} of {count}: {message}")
 
 
-class Rendering(EngineControls):
+class Rendering(Recovery):
     """How requests are rendered around the recipe of ``IndexTTS2``."""
 
     _batch_size: int | None = None
@@ -62,13 +67,18 @@ class Rendering(EngineControls):
     def _utterances(self, run: Run, record: Telemetry, number: int = 0) -> list[Utterance]:
         raise NotImplementedError
 
+    def _segment(self, run: Run, utterance: Utterance) -> Spoken:
+        raise NotImplementedError
+
     @property
     def batch_size(self) -> int:
         """Most segments that :meth:`infer` and :meth:`infer_batch` render together, for the same sound; 1: one after the other.
 
         May be set; None chooses by the device and its memory, and 1 on the plain path. Larger is faster and needs more memory.
         """
-        return default_batch_size(self.device, self.use_accel) if self._batch_size is None else self._batch_size
+        if self._batch_size is not None:
+            return self._batch_size
+        return 1 if self.low_memory else default_batch_size(self.device, self.use_accel)
 
     @batch_size.setter
     def batch_size(self, size: int | None) -> None:
@@ -78,8 +88,11 @@ class Rendering(EngineControls):
 
     @property
     def stream_overlap(self) -> bool:
-        """Whether streaming decodes the next segment while the current one is being finished, for the same sound; on a GPU only."""
-        return self._stream_overlap and self.device.type == "cuda"
+        """Whether streaming decodes the next segment while the current one is being finished, for the same sound.
+
+        On the accelerated path on a GPU only, where it is untried so far: the tests pretend the second stream.
+        """
+        return self._stream_overlap and self.device.type == "cuda" and self.use_accel
 
     @stream_overlap.setter
     def stream_overlap(self, on: bool) -> None:
@@ -100,8 +113,8 @@ class Rendering(EngineControls):
         self._stream_chunk_s = float(seconds)
 
     def _settings_in_force(self, request: Request) -> dict[str, Any]:
-        own = {"batch_size": self.batch_size, "stream_overlap": self.stream_overlap, "stream_chunk_s": self.stream_chunk_s}
-        return {**super()._settings_in_force(request), **own}
+        names = ("batch_size", "low_memory", "stream_overlap", "stream_chunk_s")
+        return {**super()._settings_in_force(request), **{name: getattr(self, name) for name in names}}
 
     def _seed_of(self, request: Request) -> int:
         for seed in (request.seed, self.seed):
@@ -120,13 +133,27 @@ class Rendering(EngineControls):
         out = Emitter(emit, request.silence_samples, run.watch, record)
         frames = max(1, round(self.stream_chunk_s * self.sample_rate / self._stages.vocoder.hop)) if self.stream_chunk_s else None
         with self._stages.running():
-            run.report(0.0, "reading the reference voice")
+            run.report(0.0, READING)
             with run.watch.stage("prompt"):
-                utterances = self._utterances(run, record)
+                utterances = self._recovering(lambda: self._utterances(run, record), record, READING)
             stream = SegmentStream(self._stages, run.watch, out, run.report_segment, job.check, lane=lane, chunk_frames=frames)
-            stream.speak(utterances, CODES_PER_TEXT_TOKEN)
+            try:
+                stream.speak(utterances, CODES_PER_TEXT_TOKEN)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning("memory ran out while streaming: the rest comes segment by segment (%s)", first_line(error))
+            if len(record.segments) < len(utterances):
+                self._give_back(record)
+            for utterance in utterances[len(record.segments) :]:
+                self._speak_one(run, utterance, record, out)
         self._finish_record(run, record, out.samples)
         return record
+
+    def _speak_one(self, run: Run, utterance: Utterance, record: Telemetry, out: Emitter) -> None:
+        """One segment by the recipe."""
+        wave, facts = self._recovering(lambda: self._segment(run, utterance), record, f"speaking {named_segment(utterance)}", utterance)
+        out(wave.float().cpu()[:, out.left_of_segment :], facts)
 
     def _side_lane(self) -> Lane | None:
         side = self._stages.side_stream if self.stream_overlap else None
@@ -155,10 +182,10 @@ class Rendering(EngineControls):
         with self._stages.running():
             utterances: list[Utterance] = []
             for number, (run, part) in enumerate(zip(runs, parts, strict=True)):
-                run.report(0.05 * number / len(runs), "reading the reference voice")
+                run.report(0.05 * number / len(runs), READING)
                 with _naming(number, len(runs)), watch.stage("prompt", len(utterances)):
-                    utterances += self._utterances(run, part, number)
-            spoken = self._speak_all(utterances, plan_batches(utterances, size), runs[0])
+                    utterances += self._recovering(functools.partial(self._utterances, run, part, number), whole, READING)
+            spoken = self._speak_all(utterances, plan_batches(utterances, size), runs[0], whole)
         waves = []
         for number, (run, part) in enumerate(zip(runs, parts, strict=True)):
             own = [(wave, at) for wave, facts, at in spoken if facts.request == number]
@@ -175,7 +202,9 @@ class Rendering(EngineControls):
         runs[0].report(1.0, "done")
         return list(zip(waves, parts, strict=True))
 
-    def _speak_all(self, utterances: Sequence[Utterance], batches: list[list[int]], run: Run) -> list[tuple[Tensor, SegmentRecord, float]]:
+    def _speak_all(
+        self, utterances: Sequence[Utterance], batches: list[list[int]], run: Run, record: Telemetry
+    ) -> list[tuple[Tensor, SegmentRecord, float]]:
         """Wave, facts and time of each utterance, in their order."""
         spoken: dict[int, tuple[Tensor, SegmentRecord, float]] = {}
         total, before = sum(map(len, utterances)), 0
@@ -186,10 +215,42 @@ class Rendering(EngineControls):
                 done = (before + extent * fraction) / total
                 run.report(0.05 + 0.95 * done, f"batch {number + 1} of {len(batches)}: {message}")
 
-            for place, (wave, facts) in self._speak_batch(utterances, members, number, run, report):
+            for place, (wave, facts) in self._speak_fitting(utterances, members, number, run, report, record):
                 spoken[place] = wave, facts, run.watch.now()
             before += extent
         return [spoken[place] for place in range(len(utterances))]
+
+    def _speak_fitting(
+        self,
+        utterances: Sequence[Utterance],
+        members: list[int],
+        number: int,
+        run: Run,
+        report: Callable[[float, str], None],
+        record: Telemetry,
+    ) -> Iterator[tuple[int, Spoken]]:
+        """:meth:`_speak_batch` in parts that fit into memory: as predicted, and halved where it runs out all the same."""
+        waiting, size, failed_alone = list(members), len(members), False
+        while waiting:
+            if not failed_alone:
+                size = self._most_that_fit([utterances[place] for place in waiting[:size]])
+            text = None
+            try:
+                for place, spoken in self._speak_batch(utterances, waiting[:size], number, run, report):
+                    waiting.remove(place)
+                    yield place, spoken
+                failed_alone = False
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                text = first_line(error)
+            if text is not None:
+                self._give_back(record)
+                if failed_alone:
+                    only = utterances[waiting[0]]
+                    raise self._explained(text, f"speaking {named_segment(only)}", only)
+                failed_alone = size == 1
+                size = max(1, size // 2)
 
     def _speak_batch(
         self, utterances: Sequence[Utterance], members: list[int], number: int, run: Run, report: Callable[[float, str], None]
@@ -206,7 +267,8 @@ class Rendering(EngineControls):
                 report(0.7 * min(1.0, n / likely_codes), f"{len(batch)} segments, {n} codes")
 
         report(0.0, f"{len(batch)} segments, codes")
-        with watch.stage("gpt", members):
+        units = stage_units(batch, CODES_PER_TEXT_TOKEN)
+        with watch.stage("gpt", members), self._gauge.stage("gpt", units["gpt"]):
             coded = encode_batch(stages, batch, on_step)
         speaking = []
         for place, one in zip(members, coded, strict=True):
@@ -221,49 +283,12 @@ class Rendering(EngineControls):
             def on_euler(step: int, steps: int, done: int = done) -> None:
                 report(0.7 + 0.3 * (done + 0.8 * step / steps) / len(groups), f"mel, step {step} of {steps}")
 
-            with watch.stage("s2mel", places):
+            with watch.stage("s2mel", places), self._gauge.stage("s2mel", len(ones) * max(map(len, ones))):
                 mels = solve_batch(stages, ones, on_euler)
-            with watch.stage("bigvgan", places):
+            with watch.stage("bigvgan", places), self._gauge.stage("bigvgan", len(mels) * max(mel.shape[-1] for mel in mels)):
                 waves = vocode_batch(stages, mels)
             for place, one, mel, wave in zip(places, ones, mels, waves, strict=True):
                 yield place, (wave.float().cpu(), facts_about(one, mel.shape[-1], wave.shape[-1], number))
-
-
-class Emitter:
-    """Hands waves on with silences between segments, and notes in ``record`` what left and when."""
-
-    def __init__(self, emit: Callable[[Tensor], object], silence_samples: int, watch: Stopwatch, record: Telemetry) -> None:
-        self._emit, self._silence, self._watch, self._record = emit, torch.zeros(1, silence_samples), watch, record
-        self._inside = False  # a segment
-        self.samples = 0
-
-    def __call__(self, wave: Tensor, facts: SegmentRecord | None) -> None:
-        """Wave (1, samples) float32 on the CPU; ``facts`` come with the last wave of a segment."""
-        if facts is not None:
-            self._record.segments.append(facts)
-        if wave.shape[1]:
-            if self._record.first_audio_s is None:
-                self._record.first_audio_s = self._watch.now()
-            elif not self._inside and self._silence.shape[1]:
-                self._put(self._silence)
-            self._put(wave)
-        self._inside = facts is None
-
-    def _put(self, wave: Tensor) -> None:
-        self.samples += wave.shape[1]
-        self._emit(wave)
-
-
-def joined(waves: Sequence[Tensor], silence_samples: int) -> Tensor:
-    """Waves (1, samples) one after the other with silences between them; those of no samples do not count.
-
-    Errors: ``RuntimeError`` if none has any.
-    """
-    heard = [wave for wave in waves if wave.shape[1]]
-    if not heard:
-        raise RuntimeError(NO_SOUND)
-    silence = torch.zeros(1, silence_samples)
-    return torch.cat([piece for wave in heard for piece in (silence, wave)][1:], dim=1)
 
 
 @contextlib.contextmanager

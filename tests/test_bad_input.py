@@ -20,7 +20,7 @@ from indextts import IndexTTS2
 from indextts.bench import made_up_clip
 
 STAGES = (
-    "speaker_prompt", "emotion_prompt", "merge_emotion", "mix_emotion",
+    "speaker_prompt", "emotion_prompt", "both_prompts", "merge_emotion", "mix_emotion",
     "text_to_codes", "codes_to_latents", "codes_to_mel", "mel_to_wave",
 )  # fmt: skip
 RATE, CLIP = made_up_clip(1.0)

@@ -45,9 +45,11 @@ class CodedUtterance:
 def encode_batch(stages: Stages, batch: Sequence[Utterance], on_step: Callable[[int], None] | None = None) -> list[CodedUtterance]:
     """Codes and latents of utterances with the same settings."""
     generated, prefix = _generate(stages, batch, on_step)
-    lengths = generated.lengths.tolist()
+    lengths = generated.lengths[: len(batch)].tolist()
     longest, limits = max(lengths), generated.hit_limit.tolist()
-    latents = stages.decoder.latents(prefix, generated.codes[:, :longest]) if longest and prefix and stages.decoder else None
+    latents = None
+    if longest and prefix is not None and stages.decoder is not None:
+        latents = stages.decoder.latents(prefix, generated.codes[: len(batch), :longest])
     coded = []
     for row, (utterance, n) in enumerate(zip(batch, lengths, strict=True)):
         codes = generated.codes[row : row + 1, :n]
@@ -100,7 +102,7 @@ def vocode_batch(stages: Stages, mels: Sequence[Tensor]) -> list[Tensor]:
     if len(mels) == 1:
         return [stages.mel_to_wave(mels[0])]
     padded = torch.cat([F.pad(mel, (0, max(lengths) - n)) for mel, n in zip(mels, lengths, strict=True)])
-    waves = stages.vocoder(padded, None if len(set(lengths)) == 1 else torch.tensor(lengths, device=stages.device))
+    waves = stages.voice(padded, None if len(set(lengths)) == 1 else torch.tensor(lengths, device=stages.device))
     hop = stages.vocoder.hop
     return [wave[:, : hop * n] for wave, n in zip(waves, lengths, strict=True)]
 
@@ -119,6 +121,13 @@ def similar(items: Sequence[CodedUtterance], most: int) -> Iterator[list[int]]:
 def _generate(
     stages: Stages, batch: Sequence[Utterance], on_step: Callable[[int], None] | None
 ) -> tuple[GeneratedCodes, PrefixState | None]:
+    """Codes of the batch and what the decoder knows of its rows.
+
+    Where steps are replayed from graphs, of which every number of rows needs its own, the batch is filled up to a power of two.
+    """
+    rows, decoder = len(batch), stages.decoder
+    if decoder is not None and decoder.use_graphs:
+        batch = [*batch, *[batch[-1]] * (2 ** (rows - 1).bit_length() - rows)]
     gpt, params, forced = stages.gpt, batch[0].sampling, batch[0].forced_codes
     stop = gpt.config.stop_text_token
     ids = pad_sequence([_ids(stages, utterance)[0] for utterance in batch], batch_first=True, padding_value=stop)
@@ -126,10 +135,11 @@ def _generate(
     with stages.gpt_autocast():
         latents, emotion = (torch.cat(rows) for rows in zip(*((u.speaker.latents, u.emotion) for u in batch), strict=True))
         prefix, mask = gpt.prefix(gpt.conditioning(latents, emotion), ids)
-        if stages.decoder is None:
+        if decoder is None:
             return generate(gpt, prefix, mask, params, generator=generators, on_step=on_step, forced_codes=forced), None
-        state = stages.decoder.prefill(prefix, mask)
-        return stages.decoder.decode(state, params, generator=generators, on_step=on_step, forced_codes=forced), state
+        state = decoder.prefill(prefix, mask)
+        codes = decoder.decode(state, params, generator=generators, on_step=on_step, forced_codes=forced)
+        return codes, PrefixState([(k[:rows], v[:rows]) for k, v in state.layers], mask[:rows], state.start[:rows])
 
 
 def _ids(stages: Stages, utterance: Utterance) -> Tensor:

@@ -22,6 +22,7 @@ class SpeakerPrompt:
     condition: Tensor  # (1, M, 512)   quantised features, length-regulated to mel frames
     mel: Tensor  # (1, 80, M)    reference mel
     latents: Tensor  # (1, 32, 1280) the GPT's speaker latents
+    emotion: Tensor | None = None  # (1, 1280) e(features), from the first merge with another emotion on
 
 
 @dataclass
@@ -62,6 +63,11 @@ class ReferenceCache:
         with self._lock:
             self._entries[role, key] = entry
         return entry, False
+
+    def holds(self, role: str, key: str) -> bool:
+        """Whether :meth:`get` would find the entry."""
+        with self._lock:
+            return (role, key) in self._entries
 
     def latest(self, role: str) -> SpeakerPrompt | EmotionPrompt | None:
         """The most recently used entry of ``role`` (``"speaker"`` or ``"emotion"``)."""

@@ -7,33 +7,29 @@ up to float32 rounding: codes from :class:`StaticDecoder`, whose prefix the late
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from indextts.audio import emotion_waveform, speaker_waveforms
 from indextts.config import IndexTTSConfig
-from indextts.engine.attention import attention_kernel
 from indextts.engine.chunks import vocode_in_chunks
-from indextts.engine.content import ContentProjection
-from indextts.engine.decode import PrefixState, StaticDecoder
+from indextts.engine.decode import PrefixState
 from indextts.engine.generate import GeneratedCodes, generate
-from indextts.engine.graphs import GraphedCall
-from indextts.engine.precision import dtype_of, matmul_mode
+from indextts.engine.offload import Offloaded
 from indextts.engine.reference_cache import EmotionPrompt, SpeakerPrompt
 from indextts.engine.sampling import SamplingParams
-from indextts.engine.solver import FastSolver
+from indextts.engine.stage_switches import StageSwitches
 from indextts.models.campplus import style_features
-from indextts.models.gpt2 import Conv1D
 from indextts.models.length_regulator import target_frames
 from indextts.models.mel import mel_spectrogram
-from indextts.models.semantic_encoder import semantic_features_frontend
+from indextts.models.semantic_encoder import semantic_features_frontend, stack_features
 
 if TYPE_CHECKING:
     from indextts.models.bigvgan import BigVGAN
@@ -49,6 +45,7 @@ logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=nn.Module)
 MB = 1024 * 1024
 WARMUP_STEPS = 3
+LOW_MEMORY_FRAMES = 256  # mel frames that the vocoder works on at once in the low-memory setting: 3 s, and the context a third more
 
 
 @dataclass
@@ -69,7 +66,7 @@ class Models:
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
 
-class Stages:
+class Stages(StageSwitches):
     """Runs :class:`Models` on ``device`` in a given precision; every method takes and returns tensors on that device."""
 
     def __init__(
@@ -77,123 +74,72 @@ class Stages:
     ) -> None:
         self.device = device
         self.config = models.config
-        self.attention = attention
-        self._source_gpt = models.gpt  # float32, so that a change of precision never compounds rounding
         self.semantic_encoder = models.semantic_encoder.to(device)
         self.semantic_codec = models.semantic_codec.to(device)
         self.campplus = models.campplus.to(device)
         self.s2mel = models.s2mel.to(device)
         self.vocoder = models.vocoder.to(device)
         self.emotion = models.emotion.to(device)
-        self.decoder: StaticDecoder | None = None
-        self.solver: FastSolver | None = None
-        self.content: ContentProjection | None = None
-        self.graphs: GraphedCall | None = None  # of the vocoder; decoder and solver have their own
-        self._accel_graphs, self._warmup_steps = True, WARMUP_STEPS
-        self.compiled = False
         self.vocoder_frames: int | None = None  # most mel frames that the vocoder works on at once; None: all
+        self._offloaded: list[Offloaded] = []
         self._side_stream: torch.cuda.Stream | None = None
-        self.set_precision(precision)
-        self.set_accel(use_accel)
+        self._start_switches(models.gpt, precision, attention, use_accel)
 
-    # ------------------------------------------------------------------------------------------------------- switches
-
-    def set_precision(self, precision: str) -> None:
-        """Convert the GPT from its float32 weights."""
-        self.clear_buffers()
-        self.precision = precision
-        self.dtype = dtype_of(precision)
-        self.gpt = copy_to(self._source_gpt, self.device, self.dtype or torch.float32)
-        if self.decoder is not None:
-            self.decoder = self._new_decoder()
-
-    def set_attention(self, attention: str) -> None:
-        """Choose the attention kernel; graphs have recorded the old one."""
-        self.clear_buffers()
-        self.attention = attention
-
-    def set_accel(self, on: bool) -> None:
-        """Take the accelerated path, newly set up, or the plain one."""
-        self.clear_buffers()
-        self.decoder = self.solver = self.content = None
-        if on:
-            self.decoder = self._new_decoder()
-            # Weights are multiplied into each other once, so in true float32 whatever the products of a run may use.
-            with torch.no_grad(), matmul_mode("fp32", self.device):
-                self.solver = FastSolver(self.s2mel, self.device, torch.float32, use_graphs=self._captures, warmup_steps=self._warmup_steps)
-                self.content = ContentProjection(self.s2mel, self.semantic_codec, self.device)
+    def set_low_memory(self, on: bool) -> None:
+        """Keep on the CPU what runs once per voice, each layer visiting the device while it runs, and vocode in chunks."""
+        if on == self.low_memory:
+            return
+        self.vocoder_frames = LOW_MEMORY_FRAMES if on else None
+        if not on:
+            while self._offloaded:
+                self._offloaded.pop().restore()
+            return
+        gpt = self.gpt
+        once_per_voice = (
+            self.semantic_encoder,
+            self.semantic_codec.encoder,
+            self.campplus,
+            gpt.conditioning_encoder,
+            gpt.perceiver_encoder,
+            gpt.emo_conditioning_encoder,
+            gpt.emo_perceiver_encoder,
+        )
+        self._offloaded = [Offloaded(module, self.device) for module in once_per_voice]
 
     @property
-    def use_accel(self) -> bool:
-        """Whether the accelerated path is taken."""
-        return self.decoder is not None
-
-    def compile_s2mel(self, on: bool) -> None:
-        """Run the flow-matching estimator through ``torch.compile`` (shapes dynamic; the first call compiles), or stop doing so.
-
-        While on, the plain solver drives the compiled estimator in place of the fast solver, which has no use for it.
-        """
-        if on and not self.compiled:
-            self.s2mel.cfm.estimator.compile(dynamic=True)
-        elif self.compiled and not on:
-            self.s2mel.cfm.estimator._compiled_call_impl = None  # how torch undoes Module.compile
-        self.compiled = on
-
-    def use_graphs(self, warmup_steps: int) -> bool:
-        """Replay decode steps, Euler steps and the vocoder from CUDA graphs; False if a trial capture of the vocoder fails."""
-        self._accel_graphs, self._warmup_steps = True, warmup_steps
-        self.set_accel(self.use_accel)
-        graphs = GraphedCall(self.vocoder, warmup_steps)
-        try:
-            with self.running():
-                graphs(torch.zeros(1, self.config.s2mel.DiT.in_channels, 64, device=self.device))
-        except RuntimeError as error:
-            logger.warning("CUDA graphs could not be captured on %s: %s", self.device, error)
-            return False
-        graphs.clear()
-        self.graphs = graphs
-        return True
-
-    def drop_graphs(self) -> None:
-        """Eager launches everywhere."""
-        self.clear_buffers()
-        self.graphs = None
-        self._accel_graphs = False
-        self.set_accel(self.use_accel)
-
-    @property
-    def graphs_in_use(self) -> bool:
-        """Whether any stage is replayed from CUDA graphs."""
-        decoder, solver = self.decoder, self.solver  # once, since panels ask from other threads
-        decoding = decoder is not None and decoder.use_graphs
-        solving = solver is not None and solver.graphs is not None
-        return decoding or solving or self.graphs is not None
-
-    @property
-    def buffer_memory_mb(self) -> float:
-        """Megabytes that :meth:`clear_buffers` gives back: graph pools, KV buffers, tables. Prepared weights are not among them."""
-        decoder, solver, vocoder = self.decoder, self.solver, self.graphs
-        held = sum(holder.memory_mb for holder in (decoder, vocoder, solver and solver.graphs) if holder is not None)
-        return held + (solver.step.times.memory_bytes / MB if solver is not None else 0.0)
-
-    def clear_buffers(self) -> None:
-        """Drop captured graphs, KV buffers and tables; they are made again when needed."""
-        for holder in (self.decoder, self.solver, self.graphs):
-            if holder is not None:
-                holder.clear()
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """What must be in force around every use of the stages."""
-        with torch.inference_mode(), matmul_mode(self.precision, self.device), attention_kernel(self.attention):
-            yield
+    def low_memory(self) -> bool:
+        """Whether :meth:`set_low_memory` is on."""
+        return bool(self._offloaded)
 
     # ------------------------------------------------------------------------------------------------------- prompts
 
     def speaker_prompt(self, mono: np.ndarray, rate: int) -> SpeakerPrompt:
         """Everything that the speaker's clip (n,) contributes."""
         wav_22k, wav_16k = speaker_waveforms(mono, rate)
-        features = self._semantic_features(wav_16k)
+        (features,) = self._semantic_features(wav_16k)
+        return self._speaker_of(features, wav_22k, wav_16k)
+
+    def emotion_prompt(self, mono: np.ndarray, rate: int) -> EmotionPrompt:
+        """Features and emotion vector e(features) of a clip (n,) in the role of emotion reference."""
+        (features,) = self._semantic_features(emotion_waveform(mono, rate))
+        return EmotionPrompt(features, self._emotion_of(features))
+
+    def both_prompts(self, voice: tuple[np.ndarray, int], emotion: tuple[np.ndarray, int]) -> tuple[SpeakerPrompt, EmotionPrompt]:
+        """:meth:`speaker_prompt` and :meth:`emotion_prompt` of two clips with their rates, encoded as one batch."""
+        wav_22k, wav_16k = speaker_waveforms(*voice)
+        heard, felt = self._semantic_features(wav_16k, emotion_waveform(*emotion))
+        speaker = self._speaker_of(heard, wav_22k, wav_16k)
+        vectors = self._emotion_of(heard, felt)
+        speaker.emotion = vectors[:1]
+        return speaker, EmotionPrompt(felt, vectors[1:])
+
+    def merge_emotion(self, speaker: SpeakerPrompt, emotion: EmotionPrompt, alpha: float) -> Tensor:
+        """``e(speaker) + alpha (e(emotion) - e(speaker))``, (1, D); e(speaker) is kept in the prompt."""
+        if speaker.emotion is None:
+            speaker.emotion = self._emotion_of(speaker.features)
+        return speaker.emotion + alpha * (emotion.vector - speaker.emotion)
+
+    def _speaker_of(self, features: Tensor, wav_22k: Tensor, wav_16k: Tensor) -> SpeakerPrompt:
         spect = self.config.s2mel.preprocess_params
         mel = mel_spectrogram(wav_22k.to(self.device)[None], spect.spect_params, spect.sr)
         style = self.campplus(style_features(wav_16k.to(self.device)))
@@ -202,15 +148,6 @@ class Stages:
         with self.gpt_autocast():
             latents = self.gpt.speaker_latents(features)
         return SpeakerPrompt(features, style, condition, mel, latents)
-
-    def emotion_prompt(self, mono: np.ndarray, rate: int) -> EmotionPrompt:
-        """Features and emotion vector e(features) of a clip (n,) in the role of emotion reference."""
-        return self._emotion_of(self._semantic_features(emotion_waveform(mono, rate)))
-
-    def merge_emotion(self, speaker: SpeakerPrompt, emotion: EmotionPrompt, alpha: float) -> Tensor:
-        """``e(speaker) + alpha (e(emotion) - e(speaker))``, (1, D)."""
-        base = self._emotion_of(speaker.features).vector
-        return base + alpha * (emotion.vector - base)
 
     def mix_emotion(self, speaker: SpeakerPrompt, merged: Tensor, weights: list[float], rows: list[int] | None) -> Tensor:
         """Eight emotion values over the matrices (rows by similarity to the speaker unless given) and the rest ``merged``, (1, D)."""
@@ -283,18 +220,13 @@ class Stages:
         content: Tensor = self.s2mel.gpt_layer(latents) + self.semantic_codec.vq2emb(codes).transpose(1, 2)
         return content
 
-    @property
-    def solve(self) -> Callable[..., Tensor]:
-        """The flow-matching solver in force; arguments as for :meth:`FlowMatching.solve`."""
-        return self.s2mel.cfm.solve if self.solver is None or self.compiled else self.solver.solve
-
     def mel_to_wave(self, mel: Tensor) -> Tensor:
         """Waveform (1, 256 N) in [-1, 1] of a mel (1, 80, N)."""
         return torch.cat(list(self.mel_to_waves(mel, self.vocoder_frames)), dim=1)
 
     def mel_to_waves(self, mel: Tensor, frames: int | None) -> Iterator[Tensor]:
         """The same in pieces of ``frames`` mel frames, made one by one; None: in one piece."""
-        yield from vocode_in_chunks(self.vocoder, lambda piece: (self.graphs or self.vocoder)(piece).squeeze(1), mel, frames)
+        yield from vocode_in_chunks(self.vocoder, lambda piece: self.voice(piece).squeeze(1), mel, frames)
 
     @property
     def side_stream(self) -> torch.cuda.Stream | None:
@@ -305,37 +237,21 @@ class Stages:
 
     # ------------------------------------------------------------------------------------------------------------- inside
 
-    @property
-    def _captures(self) -> bool:
-        return self._accel_graphs and self.device.type == "cuda"
-
-    def _new_decoder(self) -> StaticDecoder:
-        return StaticDecoder(self.gpt, self.device, self.dtype, use_graphs=self._captures, warmup_steps=self._warmup_steps)
-
-    def _emotion_of(self, features: Tensor) -> EmotionPrompt:
+    def _emotion_of(self, *features: Tensor) -> Tensor:
+        """Emotion vectors (B, D) float32 of semantic features (1, T, 1024) each."""
         with self.gpt_autocast():
-            return EmotionPrompt(features, self.gpt.emotion_vector(features).float())
+            if len(features) == 1:
+                return self.gpt.emotion_vector(features[0]).float()
+            padded = pad_sequence([one[0] for one in features], batch_first=True)
+            lengths = torch.tensor([one.shape[1] for one in features], device=self.device)
+            return self.gpt.emotion_vector(padded, lengths, isolate_padding=True).float()
 
-    def _semantic_features(self, wav_16k: Tensor) -> Tensor:
-        inputs, mask = semantic_features_frontend(wav_16k.to(self.device))
-        return self.semantic_encoder(inputs, mask)
+    def _semantic_features(self, *wavs_16k: Tensor) -> list[Tensor]:
+        """Semantic features (1, T, 1024) of waveforms (n,)."""
+        clips = [semantic_features_frontend(wav.to(self.device)) for wav in wavs_16k]
+        features = self.semantic_encoder(*(clips[0] if len(clips) == 1 else stack_features(clips)))
+        return [row[None, : clip.shape[1]] for row, (clip, _) in zip(features, clips, strict=True)]
 
     def gpt_autocast(self) -> contextlib.AbstractContextManager[object]:
         """What must be in force around every use of the GPT."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
-
-
-def copy_to(module: M, device: torch.device, matrices: torch.dtype) -> M:
-    """A copy of ``module`` on ``device`` with the weights of linear layers and convolutions in ``matrices``.
-
-    Embeddings, norms and tables stay in float32, so that the residual stream they feed does too. Shares storage where nothing changes.
-    """
-    dtypes: dict[int, torch.dtype] = {}
-    for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, Conv1D)):
-            dtypes.update({id(parameter): matrices for parameter in layer.parameters(recurse=False)})
-    memo: dict[int, Any] = {}
-    for tensor in [*module.parameters(), *module.buffers()]:
-        moved = tensor.detach().to(device, dtypes.get(id(tensor), tensor.dtype))
-        memo[id(tensor)] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
-    return copy.deepcopy(module, memo)

@@ -17,6 +17,7 @@ from indextts.bench import made_up_clip
 from indextts.engine import batch_stages
 from indextts.engine.batching import Utterance, plan_batches
 from indextts.engine.telemetry import SegmentRecord
+from tests.engine.test_decode import CPU, PretendedGraphs
 from tests.speaking import SHORT, TEXT, VOICE, speak
 
 OTHER_VOICE = made_up_clip(3.1)[0], made_up_clip(3.1)[1][::-1].copy()
@@ -248,6 +249,21 @@ def test_only_equal_settings_share_a_batch(engine: IndexTTS2) -> None:
     assert sorted(map(sorted, by_batch.values())) == [[0, 2], [1, 4], [3]]
     for given, (_, samples) in zip(mixed, together, strict=True):
         assert_alike(samples, single(engine, given)[0])
+
+
+def test_with_graphs_batches_are_filled_up_to_few_sizes(engine: IndexTTS2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph for every number of rows would cost more than it saves."""
+    given = requests(*VARIED[:3], num_beams=1)
+    expected = [single(engine, request)[0] for request in given]
+    decoder = engine._stages.decoder
+    assert decoder is not None
+    decoder.clear()
+    monkeypatch.setattr(decoder, "use_graphs", True)
+    monkeypatch.setattr(decoder, "_graphs", PretendedGraphs(CPU, warmup_steps=1))
+    for samples, (_, found) in zip(expected, engine.infer_batch(given), strict=True):
+        assert_alike(found, samples)
+    assert {bucket.rows for bucket in decoder.buckets} <= {1, 2, 4}
+    decoder.clear()
 
 
 def test_no_batch_is_larger_than_asked_for() -> None:

@@ -18,7 +18,7 @@ from indextts.engine.offload import Offloaded
 from tests.speaking import SHORT, TEXT, VOICE, speak
 
 LONG: dict[str, Any] = {"text": TEXT, "max_text_tokens_per_segment": 20}
-PLAIN_STAGES = ["speaker_prompt", "merge_emotion", "text_to_codes", "codes_to_latents", "codes_to_mel", "mel_to_wave"]
+PLAIN_STAGES = ["both_prompts", "merge_emotion", "text_to_codes", "codes_to_latents", "codes_to_mel", "mel_to_wave"]
 BATCH_STAGES = ["encode_batch", "solve_batch", "vocode_batch"]
 
 
