@@ -7,6 +7,8 @@ random small weights in ``checkpoints/`` and a clip ``reference.wav``.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -403,6 +405,12 @@ def test_bottleneck_identification(engine: IndexTTS2) -> None:
 
 def test_batching_helper() -> None:
     assert run(GROUPING)["batches"] == [[1], [0], [2]]
+
+
+def test_the_parallel_interface_is_where_the_guide_says() -> None:
+    root = Path(__file__).resolve().parents[1]
+    shown = subprocess.run([sys.executable, str(root / "webui_parallel.py"), "--help"], capture_output=True, text=True, check=True)
+    assert "usage: indextts app" in shown.stdout
 
 
 def test_torch_compile_is_a_switch() -> None:
