@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from indextts.models.semantic_encoder import SemanticEncoder
 
 logger = logging.getLogger(__name__)
-M = TypeVar("M", bound=nn.Module)
-MB = 1024 * 1024
-WARMUP_STEPS = 3
 LOW_MEMORY_FRAMES = 256  # mel frames that the vocoder works on at once in the low-memory setting: 3 s, and the context a third more
 
 
