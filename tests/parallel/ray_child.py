@@ -36,6 +36,26 @@ class Kept(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+def killed_in_stages() -> dict[str, Any]:
+    """A worker killed while it makes codes, and one while it makes mel: whether the result is the same as without."""
+    text = " ".join(f"The ferry came in at {i} and left again." for i in range(8))
+    long = {"spk_audio_prompt": VOICE, "text": text, "seed": 3, "max_text_tokens_per_segment": 20}
+    found: dict[str, Any] = {}
+    with WorkerPool(2, engine=MAKE, threads=1) as pool:
+        expected = pool.submit(long).result()[1]
+        for stage in ("codes", "mel"):
+            killed: list[int] = []
+
+            def kill(_: float, message: str, stage: str = stage, killed: list[int] = killed) -> None:
+                if stage in message and not killed:
+                    killed.append(next(row["pid"] for row in pool.stats()["workers"] if row["load"]))
+                    os.kill(killed[0], signal.SIGKILL)
+
+            same = bool(np.array_equal(pool.submit({**long, "progress": kill}).result()[1], expected))
+            found[stage] = {"killed": len(killed), "same": same}
+    return found
+
+
 def main() -> dict[str, Any]:
     torch.set_num_threads(1)
     with MAKE() as tts:
@@ -82,4 +102,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n" + json.dumps(main()) + "\n")
+    sys.stdout.write("\n" + json.dumps(killed_in_stages() if "--stages" in sys.argv else main()) + "\n")

@@ -61,10 +61,14 @@ def test_an_engine_cannot_travel() -> None:
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, Any]:
+    return child()
+
+
+def child(*options: str) -> dict[str, Any]:
     """What ``ray_child`` found out. In a process of its own: Ray leaves sockets, files and processes for the interpreter to tidy."""
     pytest.importorskip("ray", reason="needs the extra cluster")
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.parallel.ray_child"],
+        [sys.executable, "-W", "ignore", "-m", "tests.parallel.ray_child", *options],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -97,3 +101,8 @@ def test_errors_warnings_progress_and_cancelling_cross_the_border(facts: dict[st
     assert facts["reports"] >= 2
     assert facts["cancelled_within_s"] < 30
     assert any("generation was stopped" in line for line in facts["logged"])
+
+
+@pytest.mark.slow
+def test_workers_killed_in_the_stages_of_a_request() -> None:
+    assert child("--stages") == {stage: {"killed": 1, "same": True} for stage in ("codes", "mel")}
