@@ -167,6 +167,21 @@ def in_step(source: Path) -> bool:
     ]
 
 
+def take_over_text(source: Path) -> bool:
+    """Bring the text of a built notebook up to date without running it; False if code has changed too, so that outputs would not fit."""
+    target = FOLDER / f"{source.stem}.ipynb"
+    if not target.is_file():
+        return False
+    built, wanted = nbformat.read(target, as_version=4), read(source)
+    code = [[cell["source"] if cell["cell_type"] == "code" else "" for cell in notebook.cells] for notebook in (built, wanted)]
+    if code[0] != code[1]:
+        return False
+    for cell, new in zip(built.cells, wanted.cells, strict=True):
+        cell["source"] = new["source"]
+    target.write_text(nbformat.writes(built) + "\n", encoding="utf-8")
+    return True
+
+
 def build(source: Path, pictures: bool) -> Path:
     """Run a lesson and write its notebook. Errors: ``RuntimeError`` that lists what is wrong with its outputs; nothing is written then."""
     notebook = execute(source)
@@ -196,12 +211,18 @@ def main() -> int:
         action="store_true",
         help="run nothing: only say which notebooks differ from their sources",
     )
+    parser.add_argument("--text", action="store_true", help="run nothing: take over changed text where the code is the same")
     parser.add_argument("--no-pictures", action="store_true", help="leave out the pictures of the plots")
     options = parser.parse_args()
     try:
         chosen = sources(options.names)
     except ValueError as error:
         parser.error(str(error))
+    if options.text:
+        chosen = [source for source in chosen if not take_over_text(source)]
+        if chosen:
+            logger.error("code has changed too: %s", ", ".join(source.stem for source in chosen))
+        return int(bool(chosen))
     if options.check:
         stale = [source.stem for source in chosen if not in_step(source)]
         if stale:

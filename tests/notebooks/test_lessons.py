@@ -83,6 +83,42 @@ def test_lesson_runs_from_top_to_bottom(source):
     check_outputs(notebook, source)
 
 
+def test_changed_text_is_taken_over_and_changed_code_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    source = tmp_path / "00_x.py"
+    source.write_text("# %% [markdown]\n# old words\n\n# %%\n1 + 1\n")
+    notebook = build.read(source)
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="2")]
+    nbformat.write(notebook, tmp_path / "00_x.ipynb")
+    assert build.in_step(source)
+
+    source.write_text(source.read_text().replace("old words", "new words"))
+    assert not build.in_step(source)
+    assert build.take_over_text(source)
+    assert build.in_step(source)
+    assert nbformat.read(tmp_path / "00_x.ipynb", as_version=4).cells[1].outputs[0]["text"] == "2"
+
+    source.write_text(source.read_text().replace("1 + 1", "1 + 2"))
+    assert not build.take_over_text(source)
+    assert not build.in_step(source)
+
+
+def test_what_must_not_be_in_an_output_is_found(tmp_path):
+    source = tmp_path / "00_x.py"
+    source.write_text("# %%\n1 + 1\n")
+    notebook = build.read(source)
+    assert build.complaints(notebook) == []
+    notebook.cells[0].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="a warning"),
+        nbformat.v4.new_output("stream", name="stdout", text=f"{REPOSITORY}/x"),
+        nbformat.v4.new_output("error", ename="ValueError", evalue="bad"),
+    ]
+    found = "; ".join(build.complaints(notebook))
+    assert "stderr" in found
+    assert f"shows the path {REPOSITORY}" in found
+    assert "ValueError: bad" in found
+
+
 def check_outputs(notebook, source):
     """Figures that Plotly accepts, and sound where the lesson is about listening."""
     import plotly.graph_objects as go
