@@ -57,7 +57,8 @@ def test_streaming_gives_the_same_samples(real: IndexTTS2) -> None:
     assert len(pieces) > 1
     assert all(piece.dtype == np.float32 and piece.ndim == 1 for piece in pieces)
     assert sum(map(len, pieces)) == len(streamed.samples)
-    assert np.array_equal(streamed.samples, whole.samples)
+    # Without streaming the segments are rendered as one batch: the same sound, to the rounding of one 16-bit step.
+    assert np.abs(streamed.samples.astype(int) - whole.samples).max() <= 1
 
 
 def test_the_result_can_also_be_written(tts: Any, tmp_path: Path) -> None:
