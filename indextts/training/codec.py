@@ -57,35 +57,39 @@ def train_codec(corpus: Corpus, settings: StageSettings) -> None:
     entries = codec.quantizer.first.codebook.weight
     usage = torch.ones(entries.shape[0], device=entries.device)
     deviation = encoder.var.sqrt()
-    while trainer.running:
-        corpus.refresh(1)
-        waves, phones = labelled_pieces(corpus, max(2, int(_BATCH * settings.batch)), _TOKENS)
-        waves_16k = to_16k(waves)
-        pitch = pitch_bins(waves_16k, _TOKENS, settings.absolute_pitch)
-        inputs, mask = semantic_inputs(waves_16k)
-        with torch.no_grad(), trainer.autocast():
+    count = max(2, int(_BATCH * settings.batch))
+    latest = torch.zeros(count * _TOKENS, entries.shape[1], device=entries.device)  # latents of the newest batch
+
+    def losses(inputs: Tensor, mask: Tensor, phones: Tensor, pitch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
             features = encoder(inputs, mask).float()
-        with trainer.autocast():
-            quantised, codes, latents, commitment = quantise(codec, features)
-            restored = restorer(quantised)
-        restored = restored.float()
+        quantised, codes, latents, commitment = quantise(codec, features)
+        restored = restorer(quantised).float()
         raw = restored * deviation + encoder.mean
-        logits = heads.phone(raw)
-        losses = {
+        logits = heads.phone(raw).float()
+        parts = {
             "feature": F.mse_loss(restored, features),
             "phone": phone_loss(logits, phones),
-            "pitch": F.cross_entropy(heads.pitch(raw).transpose(1, 2), pitch),
+            "pitch": F.cross_entropy(heads.pitch(raw).float().transpose(1, 2), pitch),
             "commit": commitment,
         }
-        loss = _FEATURE * losses["feature"] + _PHONE * losses["phone"] + _PITCH * losses["pitch"] + _COMMIT * losses["commit"]
-        counts = torch.bincount(codes.flatten(), minlength=len(usage)).float()
-        usage.mul_(0.95).add_(counts, alpha=0.05)
-        share = usage / usage.sum()
-        perplexity = (-(share * (share + 1e-9).log()).sum()).exp()
-        right = (logits.argmax(-1) == phones).sum() / (phones != IGNORED).sum().clamp(min=1)
-        trainer.step(loss, **losses, perplexity=perplexity, phone_accuracy=right)
+        loss = _FEATURE * parts["feature"] + _PHONE * parts["phone"] + _PITCH * parts["pitch"] + _COMMIT * parts["commit"]
+        with torch.no_grad():
+            latest.copy_(latents.flatten(0, 1))
+            usage.mul_(0.95).index_add_(0, codes.flatten(), torch.full_like(latest[:, 0], 0.05))
+            share = usage / usage.sum()
+            perplexity = (-(share * (share + 1e-9).log()).sum()).exp()
+            right = (logits.argmax(-1) == phones).sum() / (phones != IGNORED).sum().clamp(min=1)
+        return loss, {**parts, "perplexity": perplexity, "phone_accuracy": right}
+
+    step = trainer.replayed(losses)
+    while trainer.running:
+        corpus.refresh(1)
+        waves, phones = labelled_pieces(corpus, count, _TOKENS)
+        waves_16k = to_16k(waves)
+        step(*semantic_inputs(waves_16k), phones, pitch_bins(waves_16k, _TOKENS, settings.absolute_pitch))
         if trainer.steps % _RESTART_EVERY == 0 and trainer.progress < 0.7:
-            _restart_unused(entries, usage, latents)
+            _restart_unused(entries, usage, latest)
     del trainer.averaged["restorer"]  # has done its work
     trainer.save()
 
@@ -116,6 +120,5 @@ def _restart_unused(entries: Tensor, usage: Tensor, latents: Tensor) -> None:
     """Move codes that are hardly used to where features are."""
     unused = (usage < 0.03 * usage.mean()).nonzero()[:, 0]
     if len(unused):
-        pool = latents.flatten(0, 1)
-        entries[unused] = pool[torch.randint(len(pool), (len(unused),), device=pool.device)].to(entries.dtype)
+        entries[unused] = latents[torch.randint(len(latents), (len(unused),), device=latents.device)].to(entries.dtype)
         usage[unused] = usage.mean()

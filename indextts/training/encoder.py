@@ -58,6 +58,16 @@ def train_encoder(corpus: Corpus, settings: StageSettings) -> None:
     torch.manual_seed(settings.seed)
     encoder, heads = build_encoder(settings.size)
     trainer = Trainer("encoder", {"encoder": encoder, "heads": heads}, settings, peak=2e-3, betas=(0.9, 0.95))
+
+    def losses(inputs: Tensor, mask: Tensor, phones: Tensor, pitch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        hidden = encoder(mask_bands(inputs), mask)
+        logits, pitch_logits = heads.phone(hidden).float(), heads.pitch(hidden).float()
+        spoken = phone_loss(logits, phones)
+        intoned = F.cross_entropy(pitch_logits.transpose(1, 2), pitch)
+        right = (logits.argmax(-1) == phones).sum() / (phones != IGNORED).sum().clamp(min=1)
+        return spoken + _PITCH_WEIGHT * intoned, {"phone": spoken, "pitch": intoned, "phone_accuracy": right}
+
+    step = trainer.replayed(losses)
     while trainer.running:
         corpus.refresh(1)
         tokens = _PIECES[int(corpus.rng.integers(len(_PIECES)))]
@@ -65,14 +75,7 @@ def train_encoder(corpus: Corpus, settings: StageSettings) -> None:
         waves, phones = labelled_pieces(corpus, count, tokens)
         waves_16k = to_16k(waves)
         pitch = pitch_bins(waves_16k, tokens, settings.absolute_pitch)
-        inputs, mask = semantic_inputs(add_noise(waves_16k))
-        with trainer.autocast():
-            hidden = encoder(mask_bands(inputs), mask)
-            logits, pitch_logits = heads.phone(hidden).float(), heads.pitch(hidden).float()
-        spoken = phone_loss(logits, phones)
-        intoned = F.cross_entropy(pitch_logits.transpose(1, 2), pitch)
-        right = (logits.argmax(-1) == phones).sum() / (phones != IGNORED).sum().clamp(min=1)
-        trainer.step(spoken + _PITCH_WEIGHT * intoned, phone=spoken, pitch=intoned, phone_accuracy=right)
+        step(*semantic_inputs(add_noise(waves_16k)), phones, pitch)
     _measure(trainer, corpus, settings)
     trainer.save()
 

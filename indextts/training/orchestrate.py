@@ -206,6 +206,8 @@ class Conductor:
         logger.info("%s ended with status %d at %.0f s", job.name, status, self.elapsed)
         if status != 0 and job.tries < 2 and self.elapsed < 0.8 * self.limit:
             logger.warning("%s failed:\n%s", job.name, self._tail(job, 12))
+            if job.name in STAGES and "--no-replay" not in job.arguments:
+                job.arguments.append("--no-replay")  # a failed recording can leave the device's state unusable
             self._start(job)
             return
         if status != 0:

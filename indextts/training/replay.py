@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class Replay:
         self.enabled = enabled and device.type == "cuda"
         self._calls: dict[tuple[object, ...], int] = {}
         self._recorded: dict[tuple[object, ...], _Recorded] = {}
-        self._pool: object = None
+        self._pool: Any = None
         self._side: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor) -> Values:
@@ -75,11 +76,10 @@ class Replay:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 values = self._function(*held)
         except RuntimeError:
-            logger.exception("a training step cannot be recorded; steps are launched kernel by kernel from now on")
+            logger.exception("a training step cannot be recorded; steps are launched kernel by kernel from now on (--no-replay)")
             self.enabled = False
-            torch.cuda.synchronize()
             return False
         self._pool = graph.pool()
         self._recorded[key] = _Recorded(graph, held, values)
-        logger.info("recorded step %d for shapes %s", len(self._recorded), [shape for shape, _ in key])  # type: ignore[misc]
+        logger.info("recorded step %d for shapes %s", len(self._recorded), [tuple(x.shape) for x in inputs])
         return True

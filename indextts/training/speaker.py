@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from indextts.training.speakers import all_speakers
 
 _MARGIN, _SCALE = 0.2, 24.0
 _BATCH = 160
-_LONGEST, _SHORTEST = 150, 75  # semantic tokens of a training piece
+_LENGTHS = (75, 90, 110, 130, 150)  # semantic tokens of a training piece
 
 
 class Classes(nn.Module):
@@ -30,8 +28,9 @@ class Classes(nn.Module):
         self.weight = nn.Parameter(torch.randn(classes, width) * 0.1)
 
     def forward(self, style: Tensor) -> Tensor:
-        """Cosines (B, classes)."""
-        return F.linear(F.normalize(style.float()), F.normalize(self.weight))
+        """Cosines (B, classes), in float32 whatever the precision around."""
+        with torch.autocast(style.device.type, enabled=False):
+            return F.linear(F.normalize(style.float()), F.normalize(self.weight))
 
 
 def load_speaker_encoder(settings: StageSettings) -> CAMPPlus:
@@ -47,24 +46,26 @@ def train_speaker(corpus: Corpus, settings: StageSettings) -> None:
     config = SIZES[settings.size]().config.campplus
     campplus, classes = CAMPPlus(config), Classes(config.embedding_size, len(all_speakers()))
     trainer = Trainer("speaker", {"campplus": campplus, "classes": classes}, settings, peak=2e-3, weight_decay=1e-3, average=0.995)
+
+    def losses(inputs: Tensor, truth: Tensor, margin: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        cosines = classes(campplus(inputs))
+        return angular_loss(cosines, truth, margin), {"accuracy": (cosines.argmax(1) == truth).float().mean()}
+
+    step = trainer.replayed(losses)
+    margin = torch.zeros((), device=settings.device)
     while trainer.running:
         corpus.refresh(1)
-        tokens = int(corpus.rng.integers(_SHORTEST, _LONGEST + 1))
+        tokens = int(corpus.rng.choice(_LENGTHS))
         ids = corpus.draw(max(4, int(_BATCH * settings.batch)), tokens)
         waves = to_16k(corpus.waves(ids, corpus.offsets(ids, tokens), tokens * 441))
         truth = torch.from_numpy(corpus.speakers[ids]).to(settings.device)
-        inputs = style_inputs(add_noise(waves))
-        with trainer.autocast():
-            style = campplus(inputs)
-        cosines = classes(style)
-        margin = _MARGIN * min(1.0, trainer.steps / 500)
-        trainer.step(angular_loss(cosines, truth, margin), accuracy=(cosines.argmax(1) == truth).float().mean())
+        step(style_inputs(add_noise(waves)), truth, margin.fill_(_MARGIN * min(1.0, trainer.steps / 500)))
     trainer.save()
 
 
-def angular_loss(cosines: Tensor, truth: Tensor, margin: float) -> Tensor:
+def angular_loss(cosines: Tensor, truth: Tensor, margin: Tensor) -> Tensor:
     """Cross entropy of scaled cosines (B, classes) where the true class's angle is widened by ``margin`` radians."""
     at = truth[:, None]
     cosine = cosines.gather(1, at).clamp(-1 + 1e-5, 1 - 1e-5)
-    widened = cosine * math.cos(margin) - (1 - cosine.square()).sqrt() * math.sin(margin)
+    widened = cosine * margin.cos() - (1 - cosine.square()).sqrt() * margin.sin()
     return F.cross_entropy(_SCALE * cosines.scatter(1, at, widened), truth)

@@ -13,7 +13,7 @@ from indextts.training.coding import FaithfulCodes, owners_of_codes
 from indextts.training.corpus import IGNORED
 from indextts.training.language_model import GPTBatch, attention_loss, sequence_losses, watched_layers
 from indextts.training.phones import PHONES, UNKNOWN
-from indextts.training.sizes import miniature, starter
+from indextts.training.sizes import miniature, small_voice
 
 torch.set_num_threads(1)
 
@@ -100,7 +100,7 @@ def test_shown_where_to_look_heads_learn_it(batch: GPTBatch) -> None:
         optimiser.step()
         curve.append(float(loss.detach()))
     assert curve[-1] < 0.5 * curve[0]
-    assert watched_layers(starter().config.gpt.layers) == [1, 3]
+    assert watched_layers(small_voice().config.gpt.layers) == [1, 3, 5]
 
 
 def test_every_phone_owns_a_code() -> None:

@@ -40,16 +40,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (shards / STOP_FILE).touch()
     speech = Corpus(shards, CPU)
     speech.refresh()
-    train_encoder(speech, settings(home, 40))
-    train_speaker(speech, settings(home, 20))
-    train_codec(speech, settings(home, 40))
+    train_encoder(speech, settings(home, 30))
+    train_speaker(speech, settings(home, 15))
+    train_codec(speech, settings(home, 30))
     code_shards(shards, home / "coded", settings(home, 1))
     coded = CodedCorpus(shards, home / "coded", CPU)
     coded.refresh()
-    train_gpt(coded, settings(home, 40))
-    train_s2mel(coded, settings(home, 40))
-    train_s2mel(coded, settings(home, 10), latents_from=home / "parts" / "gpt.part.safetensors")
-    train_vocoder(speech, settings(home, 25))
+    train_gpt(coded, settings(home, 30))
+    train_s2mel(coded, settings(home, 30))
+    train_s2mel(coded, settings(home, 5), latents_from=home / "parts" / "gpt.part.safetensors")
+    train_vocoder(speech, settings(home, 20))
     return home
 
 

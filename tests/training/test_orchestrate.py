@@ -1,0 +1,77 @@
+"""The plan of a run: what starts when, and what a stage is told. A wrong plan wastes minutes of a GPU."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from indextts.training import orchestrate
+from indextts.training.orchestrate import Conductor, Job
+from indextts.training.parts import part_path
+
+
+def conductor(tmp_path: Path, *arguments: str) -> Conductor:
+    parser = argparse.ArgumentParser()
+    orchestrate.add_options(parser)
+    (tmp_path / "synth").mkdir(exist_ok=True)
+    fixed = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--synth", str(tmp_path / "synth")]
+    return Conductor(parser.parse_args([*fixed, *arguments]))
+
+
+def option(job: Job, name: str) -> str:
+    return job.arguments[job.arguments.index(name) + 1]
+
+
+def test_the_front_half_is_alone_before_the_vocoder_begins(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in conductor(tmp_path, "--minutes", "10", "--lexicon", "words.gz", "--faithful").jobs}
+    assert list(jobs) == ["data", "encoder", "speaker", "codec", "code", "gpt", "s2mel", "vocoder"]
+    assert jobs["vocoder"].after == ("codec", "speaker")
+    assert jobs["speaker"].after == ("encoder",)
+    assert 120 <= float(option(jobs["encoder"], "--seconds")) <= 180
+    assert option(jobs["gpt"], "--lexicon") == option(jobs["s2mel"], "--lexicon") == "words.gz"
+    assert "--faithful" in jobs["code"].arguments
+
+
+def test_a_run_of_the_vocoder_alone_neither_codes_nor_waits(tmp_path: Path) -> None:
+    jobs = {job.name: job for job in conductor(tmp_path, "--stages", "vocoder").jobs}
+    assert list(jobs) == ["data", "vocoder"]
+    assert jobs["vocoder"].after == ()
+
+
+def test_a_voice_without_a_trained_vocoder_has_no_such_stage(tmp_path: Path) -> None:
+    assert "vocoder" not in [job.name for job in conductor(tmp_path, "--size", "starter").jobs]
+
+
+def test_a_second_run_keeps_the_front_half(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for name in ("encoder", "codec", "speaker"):
+        part_path(tmp_path / "out", name).touch()
+    second = conductor(tmp_path, "--stages", "encoder", "codec", "speaker", "gpt")
+    assert [job.name for job in second.jobs] == ["data", "code", "gpt"]
+    assert part_path(second.parts, "encoder").exists()
+
+
+def test_jobs_wait_for_those_before_and_a_failed_one_is_tried_without_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = conductor(tmp_path)
+    started: list[str] = []
+    monkeypatch.setattr(made, "_start", lambda job: started.append(job.name))
+    for job in made.jobs:
+        made._tend(job)
+    assert started == ["data", "encoder", "codec", "code", "gpt", "s2mel"]
+    jobs = {job.name: job for job in made.jobs}
+    for name in ("encoder", "codec"):
+        jobs[name].status = 0
+    made._tend(jobs["speaker"])
+    made._tend(jobs["vocoder"])
+    assert started[-1] == "speaker"
+
+    class Failed:
+        def poll(self) -> int:
+            return 1
+
+    jobs["gpt"].process = Failed()  # type: ignore[assignment]
+    made._tend(jobs["gpt"])
+    assert started[-1] == "gpt"
+    assert "--no-replay" in jobs["gpt"].arguments
