@@ -113,7 +113,7 @@ class Release:
 
     @property
     def voices(self) -> list[Path]:
-        """Reference clips that come with the weights; the first is the default voice: the one that ``inference.voice`` names, or by name."""
+        """Reference clips that come with the weights; the first is the default voice, which ``inference.voice`` may name."""
         clips = (self.model_dir / "voices").glob("*.wav")
         return sorted(clips, key=lambda path: (path.stem != self.config.inference.voice, path.name))
 
