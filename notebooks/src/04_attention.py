@@ -10,12 +10,10 @@ from indextts.utils.gpu_config import GPUConfig
 from widgets.lessons import (
     attention,
     bars,
-    interleaved,
     lines,
     note,
     open_engine,
     predict,
-    speak,
     table,
 )
 
@@ -79,15 +77,7 @@ lines(
 # %%
 tts = open_engine("timing")
 
-
-def call_with(kernel):
-    tts.set_attention(kernel)
-    speak(tts, max_mel_tokens=30)
-
-
-seconds = interleaved(
-    {"math": lambda: call_with("math"), "auto": lambda: call_with("auto")}, runs=2
-)
+seconds = attention.compare_kernels(tts)
 guess.measured(seconds["math"].median / seconds["auto"].median)
 
 # %%

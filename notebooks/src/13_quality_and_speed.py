@@ -29,7 +29,9 @@ guess = predict(
 guess
 
 # %% [markdown]
-# ## Measure: steps
+# ## Measure
+#
+# ### Steps
 
 # %%
 ladder = climb(walk, codes, latents, [1, 2, 4, 8, 16, 25])
@@ -64,7 +66,7 @@ few, many = (walk.record(walk.wave(ladder.mels[count]), f"{count} steps") for co
 listen(few, many)
 
 # %% [markdown]
-# ## Measure: guidance
+# ### Guidance
 #
 # Classifier-free guidance runs the network twice, with and without the condition, and goes further in the direction of the difference.
 
@@ -73,7 +75,7 @@ guided = guidance_costs(walk, codes, latents, [0.0, 0.7, 1.5])
 table(guided, "8 steps; 0 skips the second branch")
 
 # %% [markdown]
-# ## Measure: beams
+# ### Beams
 #
 # Beams keep several continuations and choose the most probable in the end.
 

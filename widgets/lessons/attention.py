@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from widgets.lessons.measure import timed
+from widgets.lessons.engine import SENTENCE, quiet_limits
+from widgets.lessons.measure import Timing, interleaved, timed
+
+if TYPE_CHECKING:
+    from indextts.pipeline import IndexTTS2
 
 KERNELS = {"math": SDPBackend.MATH, "fused": SDPBackend.FLASH_ATTENTION}
 
@@ -45,6 +50,21 @@ def times_ms(lengths: list[int], decode: bool = False, runs: int = 3) -> dict[st
                 call = timed(lambda k=kernel, q=(query, key, value): attend(k, *q), runs, warmup=1)  # type: ignore[misc]
             found[kernel].append(1e3 * call.best)
     return found
+
+
+def compare_kernels(tts: IndexTTS2, kernels: Sequence[str] = ("math", "auto"), runs: int = 2, codes: int = 30) -> dict[str, Timing]:
+    """Whole calls with each of the engine's attention settings, in turns; the engine is left as it was."""
+    before = tts.attention
+
+    def call(kernel: str) -> None:
+        tts.set_attention(kernel)
+        with quiet_limits(tts):
+            tts.infer_forced(codes, spk_audio_prompt=tts.default_voice(), text=SENTENCE, seed=1)
+
+    try:
+        return interleaved({kernel: lambda kernel=kernel: call(kernel) for kernel in kernels}, runs)  # type: ignore[misc]
+    finally:
+        tts.set_attention(before)
 
 
 def scores_mb(length: int, heads: int = 20, bytes_each: int = 4) -> float:

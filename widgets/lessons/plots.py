@@ -21,6 +21,7 @@ COLOURS = ("#3b7dd8", "#d9730d", "#1a936f", "#9b5de5", "#c07a00", "#7a7f87")
 _INK = "#7a7f87"
 _GRID = "rgba(128,128,128,0.25)"
 _DIGITS = 5
+_MOST_TICKS = 8
 
 
 class Figure:
@@ -99,6 +100,9 @@ def lines(
         for i, (name, (xs, ys)) in enumerate(series.items())
     ]
     layout = _layout(title, height) | {"xaxis": _axis(x, log_x), "yaxis": _axis(y, log_y), "showlegend": len(series) > 1}
+    measured = sorted({float(value) for xs, _ in series.values() for value in xs})
+    if log_x and len(measured) <= _MOST_TICKS:  # the values themselves, since powers of ten say little between 32 and 512
+        layout["xaxis"] |= {"tickvals": measured, "ticktext": [number(value) for value in measured]}
     layout["shapes"], layout["annotations"] = [], []
     for name, level in (marks or {}).items():
         at = math.log10(level) if log_y else level
