@@ -44,14 +44,14 @@ def deploy(
     # The key travels to the replica as an argument, not as an environment variable that Ray would show.
     build = functools.partial(build_app, pool_options, voices, service_options)
     replica = serve.ingress(_named(build))()
-    deployment = serve.deployment(replica).options(
+    deployment = serve.deployment(
         name="indextts",
         num_replicas=1,
         max_ongoing_requests=most_connections,
         ray_actor_options={"num_cpus": 0},
         logging_config={"enable_access_log": False},
     )
-    serve.run(deployment.bind(), name="indextts", route_prefix="/")
+    serve.run(deployment(replica).bind(), name="indextts", route_prefix="/")
 
 
 def _named(build: Any) -> Any:
