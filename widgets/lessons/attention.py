@@ -52,6 +52,12 @@ def times_ms(lengths: list[int], decode: bool = False, runs: int = 3) -> dict[st
     return found
 
 
+def kernel_difference(length: int = 256) -> float:
+    """Largest difference between the two kernels' results over a whole sequence."""
+    triple = inputs(length, length)
+    return float((attend("math", *triple) - attend("fused", *triple)).abs().max())
+
+
 def compare_kernels(tts: IndexTTS2, kernels: Sequence[str] = ("math", "auto"), runs: int = 2, codes: int = 30) -> dict[str, Timing]:
     """Whole calls with each of the engine's attention settings, in turns; the engine is left as it was."""
     before = tts.attention
