@@ -139,7 +139,7 @@ def _generate(
             return generate(gpt, prefix, mask, params, generator=generators, on_step=on_step, forced_codes=forced), None
         state = decoder.prefill(prefix, mask)
         codes = decoder.decode(state, params, generator=generators, on_step=on_step, forced_codes=forced)
-        return codes, PrefixState([(k[:rows], v[:rows]) for k, v in state.layers], mask[:rows], state.start[:rows])
+        return codes, state.rows(0, rows)
 
 
 def _ids(stages: Stages, utterance: Utterance) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 from indextts.engine.device_beams import BeamSearch
 from indextts.engine.device_search import Search
 from indextts.engine.generate import GeneratedCodes, OnStep
+from indextts.engine.pass_graphs import PassGraphs
 from indextts.engine.sampling import Draws, SamplingParams
 from indextts.engine.static_cache import Bucket, KVStorage, StaticCache
 from indextts.engine.step_graphs import StepGraphs
@@ -56,8 +57,12 @@ class PrefixState:
 
     def row(self, index: int) -> PrefixState:
         """One row by itself."""
-        one = slice(index, index + 1)
-        return PrefixState([(k[one], v[one]) for k, v in self.layers], None if self.mask is None else self.mask[one], self.start[one])
+        return self.rows(index, index + 1)
+
+    def rows(self, first: int, end: int) -> PrefixState:
+        """Rows from ``first`` up to ``end``."""
+        some = slice(first, end)
+        return PrefixState([(k[some], v[some]) for k, v in self.layers], None if self.mask is None else self.mask[some], self.start[some])
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class StaticDecoder:
         self.run = run
         self.poll_every = 1 if device.type == "cpu" else 4
         self._graphs = StepGraphs(device, warmup_steps)
+        self._passes: PassGraphs | None = PassGraphs(gpt, warmup_steps) if self.use_graphs else None
         release_views = weakref.WeakMethod(self._release_views)  # not a cycle, which would keep the model's weights until it is collected
         self._storage = KVStorage(device, dtype or torch.float32, lambda: (release := release_views()) and release())
         self._sessions: dict[tuple[int, int], _Session] = {}
@@ -136,8 +142,13 @@ class StaticDecoder:
         """Run prefixes ``(B, P, D)`` with mask ``(B, P + 1)`` from :meth:`UnifiedVoice.prefix`, and the start code, once a row."""
         with torch.autocast(self.device.type, enabled=False):
             start = self._embed(torch.full((len(prefix), 1), self.gpt.config.start_mel_token, device=self.device), 0)
-            cache = KVCache()
-            hidden = self.gpt.gpt(torch.cat([prefix, start], dim=1), mask, cache)
+            embedded, cache = torch.cat([prefix, start], dim=1), KVCache()
+            if (passes := self._passes) is not None:
+                try:
+                    return PrefixState(*passes.prefill(embedded, mask))
+                except RuntimeError as error:
+                    self._give_up_graphs(error)
+            hidden = self.gpt.gpt(embedded, mask, cache)
         return PrefixState(cache.layers, mask, hidden[:, -1])
 
     @torch.no_grad()
@@ -172,16 +183,26 @@ class StaticDecoder:
         belongs to no latent. The text must hold no start or stop ids of its own, which a prefix drops and the latent pass keeps.
         Codes beyond a row's end may be anything: the rows' earlier latents do not depend on them.
         """
-        cache = KVCache()
-        cache.layers = list(state.layers)
         states = state.start[:, None]
         with torch.autocast(self.device.type, enabled=False):
             if codes.shape[1] > 1:
                 fed = self._embed(codes[:, :-1], 1)
-                mask = None if state.mask is None else F.pad(state.mask, (0, fed.shape[1]), value=True)
-                states = torch.cat([states, self.gpt.gpt(fed, mask, cache)], dim=1)
+                states = torch.cat([states, self._after(state, fed)], dim=1)
             normed: Tensor = self.gpt.final_norm(states)
         return normed
+
+    def _after(self, state: PrefixState, fed: Tensor) -> Tensor:
+        """The stack's output at embedded codes ``(B, n, D)`` that follow the prefixes."""
+        if (passes := self._passes) is not None:
+            try:
+                return passes.latents(state.layers, state.mask, fed)
+            except RuntimeError as error:
+                self._give_up_graphs(error)
+        cache = KVCache()
+        cache.layers = list(state.layers)
+        mask = None if state.mask is None else F.pad(state.mask, (0, fed.shape[1]), value=True)
+        states: Tensor = self.gpt.gpt(fed, mask, cache)
+        return states
 
     # ---------------------------------------------------------------------------------------------------------------- gauges
 
@@ -189,7 +210,8 @@ class StaticDecoder:
     def memory_mb(self) -> float:
         """Megabytes of buffers and of the graphs' pool."""
         tensors = [x for session in list(self._sessions.values()) for x in session.search.state()]
-        return self._graphs.memory_mb + (self._storage.bytes + sum(x.numel() * x.element_size() for x in tensors)) / MB
+        passes = self._passes.memory_mb if self._passes is not None else 0.0
+        return self._graphs.memory_mb + passes + (self._storage.bytes + sum(x.numel() * x.element_size() for x in tensors)) / MB
 
     @property
     def buckets(self) -> list[BucketInfo]:
@@ -205,6 +227,8 @@ class StaticDecoder:
     def clear(self) -> None:
         """Give back all buffers and graphs. Also to be called when the attention kernel changes, which graphs have recorded."""
         self._graphs.clear()
+        if self._passes is not None:
+            self._passes.clear()
         self._sessions.clear()
         self._storage.clear()
 
@@ -270,6 +294,7 @@ class StaticDecoder:
         logger.warning("decoding without CUDA graphs from now on: a capture failed on %s: %s", self.device, error)
         self.use_graphs = False
         self._graphs.clear()
+        self._passes = None
         self._generators = []  # they may count as being captured
 
     def _own_generators(self, sources: Sequence[torch.Generator], rows: int) -> list[torch.Generator]:

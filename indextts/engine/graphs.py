@@ -6,6 +6,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,21 +32,25 @@ def own_workspace() -> Iterator[None]:
 class _Captured:
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
-    output: Tensor
+    outputs: tuple[Tensor, ...]
+    several: bool  # whether the function returned a tuple
     memory_mb: float
 
 
 class GraphedCall:
-    """``function(*inputs) -> y`` replayed from a graph per shapes of the inputs; the least recently used of ``most`` graphs is dropped."""
+    """``function(*inputs)`` replayed from a graph per shapes of the inputs; the least recently used of ``most`` graphs is dropped.
 
-    def __init__(self, function: Callable[..., Tensor], warmup_steps: int = 3, most: int = 16) -> None:
+    The function returns a tensor or a tuple of tensors.
+    """
+
+    def __init__(self, function: Callable[..., Any], warmup_steps: int = 3, most: int = 16) -> None:
         self.function = function
         self.warmup_steps = warmup_steps
         self.most = most
         self._captured: OrderedDict[tuple[tuple[int, ...], ...], _Captured] = OrderedDict()
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """The result of ``function(*inputs)``, in a tensor of its own."""
+    def __call__(self, *inputs: Tensor) -> Any:
+        """The result of ``function(*inputs)``, in tensors of its own."""
         key = tuple(tuple(x.shape) for x in inputs)
         if key in self._captured:
             self._captured.move_to_end(key)
@@ -57,7 +62,8 @@ class GraphedCall:
         for held, given in zip(entry.inputs, inputs, strict=True):
             held.copy_(given)
         entry.graph.replay()
-        return entry.output.clone()
+        results = tuple(output.clone() for output in entry.outputs)
+        return results if entry.several else results[0]
 
     @property
     def memory_mb(self) -> float:
@@ -67,11 +73,12 @@ class GraphedCall:
     def clear(self) -> None:
         """Drop all graphs; they are captured again when needed."""
         for entry in self._captured.values():
-            torch.cuda.synchronize(entry.output.device)  # a graph that still runs must not be dropped
+            torch.cuda.synchronize(entry.inputs[0].device)  # a graph that still runs must not be dropped
         self._captured.clear()
 
     def _capture(self, given: tuple[Tensor, ...]) -> _Captured:
-        inputs = tuple(x.clone() for x in given)
+        with torch.inference_mode(False):  # so that they can be written inside and outside of inference mode
+            inputs = tuple(x.clone() for x in given)
         device = inputs[0].device
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
@@ -85,4 +92,5 @@ class GraphedCall:
         graph = torch.cuda.CUDAGraph()
         with own_workspace(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = self.function(*inputs)
-        return _Captured(graph, inputs, output, max(0, torch.cuda.memory_reserved(device) - before) / MB)
+        several = isinstance(output, tuple)
+        return _Captured(graph, inputs, output if several else (output,), several, max(0, torch.cuda.memory_reserved(device) - before) / MB)
