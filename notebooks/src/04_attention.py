@@ -130,17 +130,9 @@ table(
 # ## What must hold
 
 # %%
-query, key, value = attention.inputs(256, 256)
-difference = (
-    (attention.attend("math", query, key, value) - attention.attend("fused", query, key, value))
-    .abs()
-    .max()
-    .item()
-)
-assert difference < (1e-5 if query.element_size() == 4 else 0.05), "both kernels compute the same"
-assert (
-    1 / (1 - attention.decode_share(500)["bytes"] / 100) < 1.1
-    and 15 < attention.solver_share(860) < 25
-)
+tolerance = 0.05 if tts.device.type == "cuda" else 1e-5  # the kernels run in 16 bits on a GPU
+assert attention.kernel_difference() < tolerance, "both kernels compute the same"
+assert 1 / (1 - attention.decode_share(500)["bytes"] / 100) < 1.1
+assert 15 < attention.solver_share(860) < 25
 assert whole["fused"][-1] < whole["math"][-1], "at 2048 positions the fused kernel must win"
 tts.close()
