@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Samples = npt.NDArray[np.float32]
 HEADROOM_DB = 1.0  # below full scale; players resample, and the peaks between samples can be higher than the samples
-LOUDEST_LUFS = -16.0
+TARGET_LUFS = -20.0  # comfortable, and most speech can be brought there without clipping
 SHORTEST_METERED_S = 0.4  # one block of ITU-R BS.1770; shorter sounds are matched by RMS
 CODE_LETTERS = ("A", "B")
 
@@ -158,13 +158,13 @@ def say_tally(test: PreferenceTest | AbxTest) -> str:
         return "No votes yet."
     chance = f"p = {p:.3g}"
     if isinstance(test, AbxTest):
-        verdict = "guessing alone would hardly do that" if p < 0.05 else "guessing would do as well often enough"
+        verdict = "guessing hardly does that" if p < 0.05 else "guessing would do as well often enough"
         return f"{tally['right']} of {votes} right ({chance}): {verdict}."
     if tally["same"] == votes:
         return f"{votes} of {votes} votes say that they sound the same."
-    counts = ", ".join(f"{entry['name']} {entry['votes']}" for entry in tally["preferred"])
-    verdict = "a preference that chance hardly explains" if p < 0.05 else "not a preference that chance could not explain"
-    return f"{votes} vote{'s' * (votes != 1)}: {counts}, the same {tally['same']} (two-sided {chance}): {verdict}."
+    counts = ", ".join(f"{entry['votes']} for \u201c{entry['name']}\u201d" for entry in tally["preferred"])
+    verdict = "chance hardly explains that" if p < 0.05 else "chance would do that often enough"
+    return f"{votes} vote{'s' * (votes != 1)}: {counts}, {tally['same']} for no difference (two-sided {chance}): {verdict}."
 
 
 # ------------------------------------------------------------------------------------------------------------------- sound
@@ -197,7 +197,7 @@ def loudness_lufs(samples: Any, sample_rate: int, *, by_rms: bool = False) -> fl
 
 
 def match_loudness(sounds: Sequence[Any], sample_rate: int) -> list[Samples]:
-    """The sounds at one loudness, float32 (n,), by gain alone: as loud as the loudest, but never so loud that one of them would clip.
+    """The sounds at one loudness, float32 (n,), by gain alone: -20 LUFS, or as much below it as the peaks of any of them require.
 
     No peak comes nearer to full scale than 1 dB. Silence stays as it is. Lengths need not be equal.
     """
@@ -208,7 +208,7 @@ def match_loudness(sounds: Sequence[Any], sample_rate: int) -> list[Samples]:
     if not heard:
         return floats
     # Each sound bears a gain up to its own headroom; the target is what all of them bear.
-    target = min(max(level for level, _ in heard), LOUDEST_LUFS, *(level - 20 * math.log10(peak) - HEADROOM_DB for level, peak in heard))
+    target = min(TARGET_LUFS, *(level - 20 * math.log10(peak) - HEADROOM_DB for level, peak in heard))
     gains = [10 ** ((target - level) / 20) if math.isfinite(level) else 1.0 for level in levels]
     return [(sound * np.float32(gain)).astype(np.float32) for sound, gain in zip(floats, gains, strict=True)]
 

@@ -63,7 +63,7 @@ def test_preferences_count_for_the_sound_and_not_for_the_letter() -> None:
     assert tally["preferred"] == [{"name": "plain", "votes": 0}, {"name": "fast", "votes": 12}]
     assert (tally["votes"], tally["same"]) == (13, 1)
     assert tally["p_value"] == pytest.approx(2 / 2**12)
-    assert "fast 12" in say_tally(test)
+    assert "12 for \u201cfast\u201d" in say_tally(test)
     json.dumps(test.to_dict())
 
 

@@ -60,7 +60,7 @@ function render({ model, el }) {
   el.append(root);
   let visible = false, drawn = false, waiting = false, seenAt = 0, closed = false, width = 0;
 
-  const config = { displaylogo: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const config = { displaylogo: false, responsive: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
 
   function label() {
     const { layout = {} } = model.get("figure");

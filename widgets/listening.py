@@ -171,7 +171,7 @@ class ListeningPanel(Panel):
         rate, (a, b) = self.records[0].sample_rate, self._sounds
         rest, level = difference(a, b)
         distance = log_mel_distance_db(a, b, rate)
-        self.player.blind = False
+        self._load(names=list(letters.values()))
         self.result.value = self._result(letters, level, distance)
         mels = [log_mel_db(sound, rate) for sound in (a, b)]
         longest = max(len(sound) for sound in (a, b)) / rate
@@ -206,13 +206,14 @@ class ListeningPanel(Panel):
         self._task = None
         self.render.disabled, self.cancel.disabled = False, True
 
-    def _load(self) -> None:
-        """The present trial's sounds in the player, without their names."""
+    def _load(self, names: list[str] | None = None) -> None:
+        """The present trial's sounds in the player, by letter; after the reveal with their names."""
         assert self.test is not None
         assert self.records is not None
         order = self.test.sounds if isinstance(self.test, AbxTest) else self.test.order
-        self.player.blind = True
-        self.player.set_sounds([(f"sound {'ABX'[place]}", self._sounds[i], self.records[0].sample_rate) for place, i in enumerate(order)])
+        labels = ["A", "B", "X"] if names is None else [f"{letter}: {name}" for letter, name in zip("AB", names, strict=True)] + ["X"]
+        self.player.blind = names is None
+        self.player.set_sounds([(labels[place], self._sounds[i], self.records[0].sample_rate) for place, i in enumerate(order)])
 
     def _show(self) -> None:
         test = self.test

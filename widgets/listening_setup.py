@@ -67,8 +67,11 @@ class PairForm(W.VBox):
         actions = W.HBox([render, cancel])
         for box, name in ((pair, "itl-columns"), (sides, "itl-thirds"), (actions, "itl-actions")):
             box.add_class(name)
-        start.layout.width = render.layout.width = "auto"
-        self._runs, self._settings = W.VBox([pair, start]), W.VBox([sides, actions])
+        begin = W.HBox([start])
+        begin.add_class("itl-actions")
+        for button in (start, render):
+            button.add_class("itl-wide")
+        self._runs, self._settings = W.VBox([pair, begin]), W.VBox([sides, actions])
         self.children = (self.source, self._runs, self._settings)
         self._show()
 

@@ -141,9 +141,10 @@ def gauges_html(reading: MemoryReading) -> str:
 def figures_html(facts: list[tuple[str, str, str]]) -> str:
     """(name, value, kind) as figures side by side; ``kind`` ``good`` or ``bad`` adds a colour to what the text says already."""
     cells = "".join(
-        f'<div class="itl-figure {kind}"><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>' for name, value, kind in facts
+        f'<div class="itl-figure {kind}" role="listitem"><span>{html.escape(name)}</span><b>{html.escape(value)}</b></div>'
+        for name, value, kind in facts
     )
-    return f'<dl class="itl-figures">{cells}</dl>'
+    return f'<div class="itl-figures" role="list">{cells}</div>'
 
 
 def _mb(value: float) -> str:

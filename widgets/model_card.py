@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as W
@@ -12,6 +12,7 @@ import ipywidgets as W
 from indextts.model_card import ModelCard, model_card
 from widgets.base import Panel, group
 from widgets.files import Download
+from widgets.memory import figures_html
 from widgets.session import Session
 
 __all__ = ["ModelCardPanel", "card_html"]
@@ -80,17 +81,10 @@ def card_html(card: ModelCard) -> dict[str, str]:
     total = ["All", "", f"{card.parameters:,}", "100 %", f"{sum(m.size_mb for m in card.modules):.1f}", "", ""]
     files = [[fact.path, fact.role, f"{fact.size_mb:.2f}", fact.modified] for fact in card.files]
     return {
-        "summary": _pairs(facts),
+        "summary": figures_html([(name, str(value), "") for name, value in facts.items()]),
         "modules": _table(["Network", "Does", "Parameters", "Share", "MB", "Number format", "Device"], [*modules, total], (2, 3, 4)),
         "files": _table(["File", "Role", "MB", "Changed"], files, (2,)) if files else "<p>Random weights: there are no files.</p>",
     }
-
-
-def _pairs(facts: Mapping[str, Any]) -> str:
-    cells = "".join(
-        f'<div class="itl-figure"><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>' for name, value in facts.items()
-    )
-    return f'<dl class="itl-figures">{cells}</dl>'
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:

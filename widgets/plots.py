@@ -27,7 +27,8 @@ def figure(data: list[dict[str, Any]], words: str, *, height: int = 300, **layou
     base = {
         "height": height,
         "margin": {"l": 56, "r": 20, "t": 34, "b": 44},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+        "showlegend": bool(data),
         "meta": {"words": words},
     }
     return {"data": data, "layout": {**base, **layout}}
@@ -35,7 +36,7 @@ def figure(data: list[dict[str, Any]], words: str, *, height: int = 300, **layou
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """An axis with its title, which names the unit."""
-    return {"title": {"text": title, "standoff": 8}, **more}
+    return {"title": {"text": title, "standoff": 8, "font": {"size": 12}}, **more}
 
 
 def empty(text: str, height: int = 300) -> Figure:
@@ -59,7 +60,7 @@ def stage_bars(runs: Sequence[Mapping[str, Any]], base: int | None = None, *, he
             "name": label,
             "x": names,
             "y": rounded(run[f"{stage}_s"] for run in runs),
-            "marker": {"color": PALETTE[stage], "pattern": {"shape": PATTERNS[stage], "fgopacity": 0.35, "size": 6}},
+            "marker": {"color": PALETTE[stage], "pattern": {"shape": PATTERNS[stage], "fgopacity": 0.35, "size": 6, "fillmode": "overlay"}},
             "hovertemplate": f"{label}: %{{y:.3g}} s<extra>%{{x}}</extra>",
         }
         for stage, label in STAGES.items()
@@ -73,7 +74,7 @@ def stage_bars(runs: Sequence[Mapping[str, Any]], base: int | None = None, *, he
             "yaxis": "y2",
             "mode": "lines+markers",
             "line": {"color": PALETTE["third"], "width": 2, "dash": "dot"},
-            "marker": {"size": 8, "symbol": "diamond"},
+            "marker": {"size": 9, "symbol": "diamond", "line": {"color": "rgba(255,255,255,0.9)", "width": 1.5}},
             "hovertemplate": "RTF %{y:.3g}<extra>%{x}</extra>",
         }
     )
@@ -94,8 +95,15 @@ def stage_bars(runs: Sequence[Mapping[str, Any]], base: int | None = None, *, he
         barmode="stack",
         bargap=0.45 if len(runs) > 3 else 0.7,
         xaxis=axis("run", type="category", tickangle=0 if len(runs) <= 8 else -35),
-        yaxis=axis("time (s)", rangemode="tozero"),
-        yaxis2=axis("RTF (s per s of sound)", overlaying="y", side="right", rangemode="tozero", showgrid=False),
+        yaxis=axis("time (s)", range=[0, 1.15 * max(run["total_s"] for run in runs) or 1]),
+        yaxis2=axis(
+            "RTF (s per s of sound)",
+            overlaying="y",
+            side="right",
+            range=[0, 1.4 * max(run["rtf"] for run in runs) or 1],  # its line stays clear of the labels
+            showgrid=False,
+            tickmode="auto",
+        ),
         margin={"l": 56, "r": 60, "t": 34, "b": 44},
         annotations=notes,
     )
@@ -129,7 +137,7 @@ def timeline(telemetry: Mapping[str, Any], *, height: int | None = None) -> Figu
                 "base": rounded(time["start_s"] for time in times),
                 "marker": {
                     "color": PALETTE.get(stage, PALETTE["third"]),
-                    "pattern": {"shape": PATTERNS.get(stage, ""), "fgopacity": 0.35, "size": 6},
+                    "pattern": {"shape": PATTERNS.get(stage, ""), "fgopacity": 0.35, "size": 6, "fillmode": "overlay"},
                 },
                 "hovertemplate": f"{label}: %{{x:.3g}} s from %{{base:.3g}} s<extra>%{{y}}</extra>",
             }
@@ -164,7 +172,7 @@ def timeline(telemetry: Mapping[str, Any], *, height: int | None = None) -> Figu
         bargap=0.25,
         xaxis=axis("time since the call (s)", range=[0, max(total, 1e-6)]),
         yaxis=axis("", autorange="reversed", type="category"),
-        legend={"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom"},
+        legend={"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom", "traceorder": "normal"},
         margin={"l": 56, "r": 20, "t": 50, "b": 44},
         shapes=shapes,
         annotations=notes,
@@ -188,14 +196,23 @@ def memory_lines(readings: Sequence[Mapping[str, Any]], marks: Sequence[Mapping[
         (upper if on_device else {"process_mb": "process (RSS)"}).items(), colours, ("solid", "dash", "dot"), strict=False
     ):
         y = rounded(reading[key] for reading in readings)
-        data.append({"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "line": {"color": colour, "dash": dash, "width": 2}})
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": name,
+                "x": x,
+                "y": y,
+                "line": {"color": colour, "dash": dash, "width": 2, "shape": "hv"},
+            }
+        )
     for kind, colour in CACHE_COLOURS.items():
         y = rounded(reading["caches_mb"].get(kind, 0.0) for reading in readings)
-        if any(y):
+        if any(y) or kind == "voices":  # one at least, or the lower axes would vanish
             data.append(
                 {
                     "type": "scatter", "mode": "lines", "name": f"cache: {kind}", "x": x, "y": y, "yaxis": "y2",
-                    "stackgroup": "caches", "line": {"color": colour, "width": 1},
+                    "stackgroup": "caches", "line": {"color": colour, "width": 1, "shape": "hv"},
                 }
             )  # fmt: skip
     for kind, (symbol, name) in MARKS.items():
@@ -225,7 +242,7 @@ def memory_lines(readings: Sequence[Mapping[str, Any]], marks: Sequence[Mapping[
     notes = []
     cached = max(sum(reading["caches_mb"].values()) for reading in readings)
     peak = max(reading["device_used_mb" if on_device else "process_mb"] for reading in readings)
-    limits = [("y2", last.get("limit_mb") or 0.0, cached, "cache limit", 0.42)]
+    limits = [("y2", last.get("limit_mb") or 0.0, cached, "cache limit", 0.475)]
     if on_device:
         limits.append(("y", last.get("device_total_mb") or 0.0, peak, "device memory", 1.0))
     for which, limit, highest, name, top in limits:
@@ -251,7 +268,7 @@ def memory_lines(readings: Sequence[Mapping[str, Any]], marks: Sequence[Mapping[
         xaxis=axis("time (s)", anchor="y2", range=[0, max(30.0, x[-1] or 0.0)]),
         yaxis=axis(f"{what} memory (MB)", domain=[0.5, 1], rangemode="tozero"),
         yaxis2=axis("caches (MB)", domain=[0, 0.42], rangemode="tozero"),
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
         margin={"l": 64, "r": 20, "t": 56, "b": 44},
         shapes=shapes,
         annotations=notes,
@@ -272,7 +289,7 @@ def bench_bars(rows: Sequence[Mapping[str, Any]], *, height: int | None = None) 
             "name": label,
             "y": [row["label"] for row in rows],
             "x": rounded(row["stages_s"].get(stage, 0.0) for row in rows),
-            "marker": {"color": PALETTE[stage], "pattern": {"shape": PATTERNS[stage], "fgopacity": 0.35, "size": 6}},
+            "marker": {"color": PALETTE[stage], "pattern": {"shape": PATTERNS[stage], "fgopacity": 0.35, "size": 6, "fillmode": "overlay"}},
             "hovertemplate": f"{label}: %{{x:.3g}} s<extra>%{{y}}</extra>",
         }
         for stage, label in STAGES.items()

@@ -97,6 +97,7 @@ def _image(
         [trace],
         words,
         height=height,
+        showlegend=False,
         title={"text": title, "font": {"size": 12}, "x": 0, "xanchor": "left", "y": 0.98, "yanchor": "top", "pad": {"l": 4}},
         xaxis=axis("time (s)", range=[0, max(seconds, step_s)]),
         yaxis=axis(

@@ -26,7 +26,7 @@ class _Row(W.VBox):
     """One switch: its control, and in words what it does, what a change costs, and what cannot be had."""
 
     def __init__(self, switch: Switch, on_change: Any) -> None:
-        self.name = switch.name
+        self.name, self.title = switch.name, switch.label
         self._values = {str(choice.value): choice.value for choice in switch.choices}
         self._on_change = on_change
         self._quiet = False
@@ -36,11 +36,10 @@ class _Row(W.VBox):
             self.control = Choice(options, str(switch.value))
         else:
             self.control = W.BoundedIntText(switch.value, min=switch.low, max=switch.high, continuous_update=False)
-            self.control.layout.width = "110px"
-        self.label = W.HTML(f"<b>{html.escape(switch.label)}</b>")
-        self.state = W.HTML()
+            self.control.add_class("itl-short")
+        self.label = W.HTML()
         self.words = W.HTML()
-        head = W.HBox([self.label, self.control, self.state])
+        head = W.HBox([self.label, self.control])
         head.add_class("itl-switch-head")
         super().__init__([head, self.words])
         self.add_class("itl-switch")
@@ -61,10 +60,12 @@ class _Row(W.VBox):
             self._quiet = False
         best = switch.recommended
         label = next((choice.label for choice in switch.choices if choice.value == best), best)
+        state = ""
         if best is not None:
-            self.state.value = _hint("recommended here" if best == switch.value else f"recommended here: {label}")
+            state = "as recommended" if best == switch.value else f"recommended: {label}"
         elif switch.default:
-            self.state.value = _hint("for calls that name no value of their own")
+            state = "unless a call says otherwise"
+        self.label.value = f"<b>{html.escape(switch.label)}</b><br>{_hint(state)}" if state else f"<b>{html.escape(switch.label)}</b>"
         reason = f"<br><b>Not here.</b> {html.escape(switch.reason)}" if switch.reason else ""
         self.words.value = _hint(f"{html.escape(switch.what)} <i>A change:</i> {html.escape(switch.cost)}{reason}", escape=False)
 
@@ -91,6 +92,7 @@ class SwitchesPanel(Panel):
         switches = available_switches(session.tts)
         self.rows = {switch.name: _Row(switch, self.turn) for switch in switches}
         self.best = W.Button(description="Use what is recommended", icon="magic")
+        self.best.add_class("itl-wide")
         self.best.on_click(lambda _: self.use_recommended())
         self.status = W.HTML()
         self.status.add_class("itl-say")
@@ -116,8 +118,7 @@ class SwitchesPanel(Panel):
 
     def turn(self, name: str, value: Any) -> None:
         """Turn a switch in the background; the panel says when it is done, or why not."""
-        label = self.rows[name].label.value
-        self._start(lambda progress: set_switch(self.session.tts, name, value), f"changing {_plain(label)}")
+        self._start(lambda progress: set_switch(self.session.tts, name, value), f"changing {self.rows[name].title}")
 
     def use_recommended(self) -> None:
         """Turn all switches to what suits this device."""
@@ -161,7 +162,3 @@ class SwitchesPanel(Panel):
 
 def _hint(text: str, escape: bool = True) -> str:
     return f'<span class="itl-hint">{html.escape(text) if escape else text}</span>' if text else ""
-
-
-def _plain(markup: str) -> str:
-    return html.unescape(markup.removeprefix("<b>").removesuffix("</b>"))

@@ -28,8 +28,7 @@ MOST_BARS = 10
 COLUMNS: list[dict[str, Any]] = [
     {"key": "id", "label": "Run", "number": True},
     {"key": "time", "label": "At"},
-    {"key": "label", "label": "Label", "wide": True},
-    {"key": "text", "label": "Text", "wide": True},
+    {"key": "what", "label": "Label and text", "wide": True},
     {"key": "settings", "label": "Settings", "wide": True},
     {"key": "audio", "label": "Sound, s", "number": True},
     {"key": "total", "label": "Time, s", "number": True},
@@ -205,6 +204,7 @@ def _searched(record: RunRecord) -> str:
 
 def _row(record: RunRecord) -> dict[str, Any]:
     telemetry, text = record.telemetry, " ".join(record.telemetry.text.split())
+    what = text if record.label == f"run {record.id}" else f"{record.label}: {text}"
     numbers = {"id": record.id, "audio": record.audio_s, "total": record.total_s, "rtf": record.rtf, "rate": telemetry.tokens_per_s}
     return {
         "id": record.id,
@@ -212,8 +212,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "cells": {
             "id": str(record.id),
             "time": time.strftime("%H:%M:%S", time.localtime(record.created_s)),
-            "label": record.label,
-            "text": text if len(text) <= 60 else text[:59] + "…",
+            "what": what if len(what) <= 70 else what[:69] + "…",
             "settings": settings_words(record.settings),
             "audio": f"{record.audio_s:.2f}",
             "total": f"{record.total_s:.2f}",
@@ -221,5 +220,5 @@ def _row(record: RunRecord) -> dict[str, Any]:
             "rate": f"{telemetry.tokens_per_s:.0f}",
         },
         "sort": {**numbers, "time": record.created_s},
-        "titles": {"text": text[:500]},
+        "titles": {"what": what[:500]},
     }

@@ -1,4 +1,4 @@
-// Buttons for a listener's answers, with keys that work anywhere in the panel except where one types.
+// Buttons for a listener's answers, with keys that work anywhere in the panel except where one types; so do the player's keys.
 
 function render({ model, el }) {
   const root = document.createElement("div");
@@ -30,15 +30,23 @@ function render({ model, el }) {
     const typing = event.target.closest?.("input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable=true]");
     if (typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     const option = options().find((candidate) => candidate.key === event.key.toLowerCase());
-    if (!option) return;
+    const player = panel.querySelector('[aria-label="Switching player"]');
+    const isPlayers = /^[1-9]$/.test(event.key) || (event.key === " " && !event.target.closest("button"));
+    if (option) {
+      // The next trial brings new buttons; the focus must not go with the old ones, or the next key would go nowhere.
+      panel.focus({ preventScroll: true });
+      vote(option.answer);
+    } else if (isPlayers && player && !player.contains(event.target)) {
+      player.dispatchEvent(new KeyboardEvent("keydown", { key: event.key }));
+    } else return;
     event.preventDefault();
     event.stopPropagation();
-    vote(option.answer);
   }
 
   const attach = () => {
     panel = root.closest(".itl-listening") ?? root;
     panel.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's one-key shortcuts: "b" would add a cell
+    panel.tabIndex = -1;
     panel.addEventListener("keydown", pressed);
   };
   const frame = requestAnimationFrame(attach); // the panel is around us only after this

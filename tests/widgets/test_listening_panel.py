@@ -66,7 +66,7 @@ def test_votes_count_for_the_sound_heard_behind_the_letter(ready: ListeningPanel
         ready.votes._handle_custom_msg({"type": "vote", "answer": letter}, [])
     assert "Trial 9; 8 answers so far" in ready.count.value
     ready.reveal_button.click()
-    assert "2 · loud 8" in ready.result.value
+    assert "8 for \u201c2 · loud\u201d" in ready.result.value
     assert "p = 0.00781" in ready.result.value
     assert ready.outcome.layout.display is None
     assert not ready.player.blind

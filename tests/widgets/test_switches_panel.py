@@ -41,7 +41,7 @@ def test_turning_a_control_turns_the_engine_in_the_background(panel: SwitchesPan
     control._buttons["bf16"].value = True
     wait_for(lambda: not panel.changing)
     assert small_engine.precision == "bf16"
-    assert "recommended here: float32" in panel.rows["precision"].state.value
+    assert "recommended: float32" in panel.rows["precision"].label.value
     assert not panel.best.disabled
     panel.best.click()
     wait_for(lambda: not panel.changing and small_engine.precision == "fp32")
