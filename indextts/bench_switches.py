@@ -15,15 +15,22 @@ if TYPE_CHECKING:
 class Switches:
     """One state of an engine and the size of the work it is given. The defaults are the plain path in float32.
 
-    ``accel``: static-cache decoder and fast mel solver. ``graphs``: CUDA graphs. ``compile``: ``torch.compile`` of the flow-matching
-    estimator, which takes the place of the fast solver. ``beams``, ``steps`` (None: the voice's default), ``batch``: requests at once.
+    ``accel``: static-cache decoder and fast mel solver. ``graphs``: CUDA graphs. ``fusion``: fused kernels. ``compile``:
+    ``torch.compile`` of the flow-matching estimator, which takes the place of the fast solver; ``compile_decode``: of the decoder's stack.
+    ``weights``: of the GPT, ``full``, ``int8`` or ``fp8``. ``channels_last``, ``whole_loop``: see the engine's switches of these names.
+    ``beams``, ``steps`` (None: the voice's default), ``batch``: requests at once.
     """
 
     precision: str = "fp32"
     attention: str = "auto"
     accel: bool = False
     graphs: bool = False
+    fusion: bool = False
     compile: bool = False
+    compile_decode: bool = False
+    weights: str = "full"
+    channels_last: bool = False
+    whole_loop: bool = False
     beams: int = 3
     steps: int | None = None
     batch: int = 1
@@ -39,14 +46,22 @@ class Switches:
             tts.set_precision(self.precision)
         if self.attention != now.attention:
             tts.set_attention(self.attention)
+        if self.fusion != now.fusion:
+            tts.fusion = self.fusion
+        if self.weights != now.weights:
+            tts.set_gpt_weights(self.weights)
+        if self.channels_last != now.channels_last:
+            tts.channels_last = self.channels_last
+        tts.whole_loop_graph, tts.compile_decode = self.whole_loop, self.compile_decode
         tts.use_torch_compile = self.compile
-        if self.graphs:
+        if self.graphs and not tts.cuda_graphs_everywhere:
             tts.enable_cuda_graphs()
 
     def check(self, tts: IndexTTS2) -> None:
         """Refuse what the engine's device cannot do: ``ValueError``, before anything is changed."""
         from indextts.engine.attention import check_attention
         from indextts.engine.precision import resolve_precision
+        from indextts.engine.quantise import check_weights
         from indextts.request import GENERATION_RANGES
 
         fewest, most = GENERATION_RANGES["num_beams"]
@@ -57,6 +72,9 @@ class Switches:
                 raise ValueError(f"{name} must be at least 1, got {count}")
         resolve_precision(self.precision, True, tts.device)
         check_attention(self.attention, tts.device)
+        check_weights(self.weights, tts.device)
+        if self.fusion and tts.device.type != "cuda":
+            raise ValueError(f"fused kernels need a CUDA device, and this engine runs on {tts.device}; switch fusion off")
         if self.graphs and not tts.cuda_graphs_available:
             raise ValueError(f"CUDA graphs need a CUDA device, and this engine runs on {tts.device}; switch graphs off")
 
@@ -68,7 +86,12 @@ class Switches:
             "attention": tts.attention,
             "accel": tts.use_accel,
             "graphs": tts.cuda_graphs_enabled,
+            "fusion": tts.fusion and tts.device.type == "cuda",
             "compile": tts.use_torch_compile,
+            "compile_decode": tts.compile_decode,
+            "weights": tts.gpt_weights,
+            "channels_last": tts.channels_last,
+            "whole_loop": tts.whole_loop_graph,
         }
         return cls(**{**state, **changes})
 
@@ -78,7 +101,10 @@ class Switches:
         words = ["accel" if self.accel else "plain", self.precision]
         if self.attention != plain.attention:
             words.append(f"{self.attention} attention")
-        words += [name for name in ("graphs", "compile") if getattr(self, name)]
+        if self.weights != plain.weights:
+            words.append(f"{self.weights} weights")
+        flags = ("graphs", "fusion", "compile", "compile_decode", "channels_last", "whole_loop")
+        words += [name.replace("_", " ") for name in flags if getattr(self, name)]
         size = [f"{self.beams} beam{'s' * (self.beams != 1)}"]
         if self.steps is not None:
             size.append(f"{self.steps} steps")
@@ -130,6 +156,9 @@ def ladder_of(tts: IndexTTS2, beams: int = 3) -> list[tuple[str, Switches]]:
     sixteen = best_16_bit(tts.device) if on_gpu else "bf16"
     if sixteen != "fp32":
         add(f"{sixteen} products", precision=sixteen)
+    if on_gpu:
+        add("fused kernels", fusion=True)
+        add("channels last in the vocoder", channels_last=True)
     if beams > 1:
         add("1 beam", beams=1)
     fewer = max(2, round(0.4 * tts.cfg.inference.diffusion_steps))

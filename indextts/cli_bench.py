@@ -13,7 +13,11 @@ AXES = {
     "precisions": "precision",
     "attention": "attention",
     "graphs": "graphs",
+    "fusion": "fusion",
     "compile": "compile",
+    "compile_decode": "compile_decode",
+    "weights": "weights",
+    "channels_last": "channels_last",
     "beams": "beams",
     "steps": "steps",
     "batch": "batch",
@@ -27,7 +31,11 @@ def add_options(bench: argparse.ArgumentParser, list_of: Callable[[Any], Any]) -
     bench.add_argument("--precisions", type=list_of(str), metavar="P[,P]", help="fp32, tf32, bf16, fp16 (default: the one in force)")
     bench.add_argument("--attention", type=list_of(str), metavar="A[,A]", help="auto, flash, efficient, math")
     bench.add_argument("--graphs", type=list_of(_on_off), metavar="on[,off]", help="CUDA graphs (default: on where possible)")
+    bench.add_argument("--fusion", type=list_of(_on_off), metavar="on[,off]", help="fused kernels (default: on where they work)")
     bench.add_argument("--compile", type=list_of(_on_off), metavar="off[,on]", help="torch.compile of the mel stage (default: off)")
+    bench.add_argument("--compile-decode", type=list_of(_on_off), metavar="off[,on]", help="torch.compile of the decoder (default: off)")
+    bench.add_argument("--weights", type=list_of(str), metavar="W[,W]", help="the GPT's weights: full, int8, fp8 (default: full)")
+    bench.add_argument("--channels-last", type=list_of(_on_off), metavar="off[,on]", help="in the vocoder (default: off)")
     bench.add_argument("--steps", type=list_of(int), metavar="N[,N]", help="Euler steps of the mel stage (default: the voice's)")
     bench.add_argument("--batch", type=list_of(int), metavar="N[,N]", help="requests rendered together (default: 1)")
     bench.add_argument("--plain", action="store_true", help="the plain path, without the fast decoder and mel solver, to compare with")

@@ -91,6 +91,13 @@ def copy_to(module: M, device: torch.device, matrices: torch.dtype) -> M:
     return copy.deepcopy(module, memo)
 
 
+def inputs_inside(stack: nn.Module) -> None:
+    """Store the weights of every ``Conv1D`` with the inputs innermost, which products of few rows read best; shapes stay."""
+    for layer in stack.modules():
+        if isinstance(layer, Conv1D):
+            layer.weight = nn.Parameter(layer.weight.detach().t().contiguous().t(), requires_grad=False)
+
+
 # What the fast solver multiplies in its own format, too: products of the blocks and of the head, not of what enters or leaves the state.
 _SOLVER_PRODUCTS = {"attention", "feed_forward", "skip_in_linear", "skip_linear", "conv1", "res_projection", "in_layers", "res_skip_layers"}
 # Of these, results that go on as they are, into attention or a gate; all others lead back into a float32 stream.

@@ -2,8 +2,9 @@
 
 A decode step with few sequences takes as long as reading its weights does, so half the bytes could be half the time. That holds for the
 fused decode kernels, which scale the weights on their way in; in torch the weights are widened before every product, which saves memory
-and costs time. Rounding is to the nearest value of a symmetric grid whose end is the output's largest weight. The outputs differ, by
-several times what bfloat16 costs (``tests/engine/test_quantise.py`` has the distances), so it is never on by itself.
+and costs time. Rounding is to the nearest value of a symmetric grid whose end is the output's largest weight. The outputs differ: of
+a layer of 1280 x 1280 random normal weights by 8e-3 (int8) and 2.6e-2 (fp8), where bfloat16 costs 2.8e-3, |a - b| / |b|; so it is never
+on by itself.
 """
 
 from __future__ import annotations

@@ -181,6 +181,11 @@ class SpeedControls:
         """Whether graphs are in use. The accelerated path captures decode and Euler steps from the start where the device can."""
         return self._stages.graphs_in_use
 
+    @property
+    def cuda_graphs_everywhere(self) -> bool:
+        """Whether the vocoder is replayed too, as after :meth:`enable_cuda_graphs`."""
+        return self._stages.graphs is not None
+
     def enable_cuda_graphs(self, warmup_steps: int = 3) -> bool:
         """Replay all that can be captured: the vocoder too, once per bucket of mel lengths, and on the accelerated path prefill, decode
         and Euler steps.
@@ -214,7 +219,7 @@ class SpeedControls:
             "attention": self.attention,
             "use_accel": self.use_accel,
             "cuda_graphs": self.cuda_graphs_enabled,
-            "vocoder_graphs": self._stages.graphs is not None,
+            "vocoder_graphs": self.cuda_graphs_everywhere,
             "whole_loop_graph": self.whole_loop_graph,
             "fused": self.fused,
             "gpt_weights": self.gpt_weights,

@@ -20,7 +20,7 @@ from indextts.engine.content import ContentProjection
 from indextts.engine.decode import Feed, StaticDecoder, feed
 from indextts.engine.deepspeed import with_deepspeed
 from indextts.engine.fusion import Fusion
-from indextts.engine.precision import copy_to, dtype_of, matmul_mode, solver_products_in, vocoder_dtype
+from indextts.engine.precision import copy_to, dtype_of, inputs_inside, matmul_mode, solver_products_in, vocoder_dtype
 from indextts.engine.quantise import quantise
 from indextts.engine.solver import FastSolver
 from indextts.engine.solver_ops import SolverOps
@@ -250,6 +250,8 @@ class StageSwitches:
         self.set_low_memory(low_memory)
         if self.weights != "full":
             quantise(self.gpt.gpt, self.weights)
+        if self.device.type == "cuda":
+            inputs_inside(self.gpt.gpt)
         if self.deepspeed:
             self.gpt.gpt = with_deepspeed(self.gpt.gpt, self.dtype or torch.float32)
         if self.decoder is not None:
