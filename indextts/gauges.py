@@ -61,7 +61,8 @@ def cache_sizes_mb(tts: IndexTTS2) -> dict[str, float]:
     """The engine's caches by :data:`CACHE_KINDS`, in MiB; they add up to ``tts.cache_memory_mb``."""
     stages = tts._stages
     decoder, solver, vocoder = stages.decoder, stages.solver, stages.graphs
-    decode_graphs = decoder._graphs.memory_mb if decoder is not None else 0.0
+    recorded = (decoder._graphs, decoder._passes) if decoder is not None else ()
+    decode_graphs = sum(graphs.memory_mb for graphs in recorded if graphs is not None)
     buffers = decoder.memory_mb - decode_graphs if decoder is not None else 0.0
     tables = solver.step.times.memory_bytes / MB if solver is not None else 0.0
     voices, everything = tts.reference_cache.memory_mb, tts.cache_memory_mb

@@ -44,6 +44,7 @@ class Switch:
     """One switch: its present ``value``, and its ``choices`` or the range ``low`` to ``high`` of a whole number.
 
     ``what`` it does and ``cost`` of a change are sentences. ``default``: it sets what calls use that name no value of their own.
+    ``special``: most people never need it.
     ``recommended`` is None where there is no best value for all uses.
     """
 
@@ -57,6 +58,7 @@ class Switch:
     high: int = 0
     recommended: Any = None
     default: bool = False
+    special: bool = False
 
     @property
     def usable(self) -> bool:
@@ -90,10 +92,11 @@ def available_switches(tts: IndexTTS2) -> list[Switch]:
             "cuda_graphs",
             "CUDA graphs",
             tts.cuda_graphs_enabled,
-            "Replays recorded launches of decode steps, Euler steps and the vocoder: one launch instead of hundreds.",
+            "Replays recorded launches of decode steps and Euler steps: one launch instead of hundreds.",
             "Captures anew for each new length; memory for the graphs' pool.",
-            "" if tts.cuda_graphs_available else f"needs a CUDA GPU; this engine runs on {tts.device}",
+            _no_gpu(tts),
         ),
+        *_vocoder_graphs(tts),
         _toggle(
             "torch_compile",
             "torch.compile",
@@ -102,7 +105,7 @@ def available_switches(tts: IndexTTS2) -> list[Switch]:
             "The first run after it compiles: tens of seconds to minutes.",
             _no_compiler(),
         ),
-        *_optional(tts),
+        *_further(tts),
         *_defaults(tts),
         _cache_limit(),
     ]
@@ -114,7 +117,7 @@ def recommended_settings(tts: IndexTTS2) -> dict[str, Any]:
     on_gpu = tts.device.type == "cuda"
     best: dict[str, Any] = {"precision": best_16_bit(tts.device), "attention": "auto", "use_accel": True, "torch_compile": False}
     if on_gpu:
-        best["cuda_graphs"] = True
+        best.update(cuda_graphs=True, vocoder_graphs=True, fusion=True)
     return best
 
 
@@ -193,16 +196,32 @@ def _toggle(name: str, label: str, value: bool, what: str, cost: str, reason: st
     return Switch(name, label, bool(value), what, cost, (Choice(False, "off"), Choice(True, "on", reason)))
 
 
-def _optional(tts: IndexTTS2) -> list[Switch]:
-    """Switches that newer engines have."""
+def _vocoder_graphs(tts: IndexTTS2) -> list[Switch]:
+    if not hasattr(tts, "cuda_graphs_everywhere"):
+        return []
+    what = "As loaded, only the accelerated path has graphs. This captures the vocoder too, once per bucket of lengths."
+    cost = "Switching it off switches all graphs off."
+    return [_toggle("vocoder_graphs", "CUDA graphs for the vocoder", tts.cuda_graphs_everywhere, what, cost, _no_gpu(tts))]
+
+
+def _further(tts: IndexTTS2) -> list[Switch]:
+    """Fused kernels, weights of 8 bits, batches, and what few people need; whatever of it this engine has."""
     found = []
-    for name, (label, what) in _OPTIONAL.items():
-        value = getattr(tts, name, None)
-        if isinstance(value, bool):
-            found.append(_toggle(name, label, value, what, _DROPS))
-    if isinstance(getattr(tts, "batch_size", None), int):
-        what = "Most segments and requests that are rendered together; automatic unless set."
-        found.append(Switch("batch_size", "Batch", tts.batch_size, what, "More memory in a run.", low=1, high=MOST_BATCH))
+    for name, (label, what, needs_gpu) in _FURTHER.items():
+        if isinstance(getattr(tts, name, None), bool):
+            reason = _no_gpu(tts) if needs_gpu else _no_compiler() if name == "compile_decode" else ""
+            value = getattr(tts, name) and not reason
+            found.append(replace(_toggle(name, label, value, what, _DROPS, reason), special=name not in ("fusion", "low_memory")))
+    if hasattr(tts, "gpt_weights"):
+        from indextts.engine.quantise import KINDS, check_weights
+
+        refusals = {name: _refusal(partial(check_weights, name, tts.device)) for name in KINDS}
+        choices = tuple(Choice(name, name, reason) for name, reason in refusals.items())
+        what = "8 bits halve what decoding has to read once more; unlike the others this changes the codes. Compare by ear."
+        cost = f"Converts the weights, forgets cached voices. {_DROPS}"
+        found.append(Switch("gpt_weights", "Weights of the GPT", tts.gpt_weights, what, cost, choices, special=True))
+    what = "Most segments and requests that are rendered together; chosen by the device unless set."
+    found.append(Switch("batch_size", "Batch", tts.batch_size, what, "More memory in a run.", low=1, high=MOST_BATCH))
     return found
 
 
@@ -247,19 +266,16 @@ def _set_cache_limit(_: Any, value: int) -> None:
 
 
 def _set_attribute(name: str) -> Callable[[Any, Any], None]:
-    def change(tts: Any, value: Any) -> None:
-        setter = getattr(tts, f"set_{name}", None)
-        if setter is not None:
-            setter(value)
-        else:
-            setattr(tts, name, value)
-
-    return change
+    return lambda tts, value: setattr(tts, name, value)
 
 
-_OPTIONAL = {
-    "fusion": ("Fused kernels", "Triton kernels that do several small operations in one pass over the data."),
-    "low_memory": ("Low memory", "Keeps fewer buffers and graphs: slower, for small GPUs."),
+_FURTHER = {
+    "fusion": ("Fused kernels", "Triton kernels that do several small operations in one pass over the data.", True),
+    "low_memory": ("Low memory", "Memory before speed, for the same sound: parts visit the device only when they are needed.", False),
+    "compile_decode": ("torch.compile of the decoder", "Compiles the decoder's layers, which then replace the fused kernels.", False),
+    "channels_last": ("Vocoder: channels last", "Another order of the vocoder's data in memory, which suits some GPUs.", False),
+    "whole_loop_graph": ("Solver: one graph", "All Euler steps in one graph: fewer launches, but no cancelling in between.", True),
+    "cudnn_benchmark": ("cuDNN autotuner", "Times convolutions for every new shape and keeps the fastest.", True),
 }
 _SETTERS: dict[str, Callable[[Any, Any], None]] = {
     "precision": lambda tts, value: tts.set_precision(value),
@@ -271,7 +287,9 @@ _SETTERS: dict[str, Callable[[Any, Any], None]] = {
     "diffusion_steps": _set_default("diffusion_steps"),
     "batch_size": _set_attribute("batch_size"),
     "cache_limit_mb": _set_cache_limit,
-    **{name: _set_attribute(name) for name in _OPTIONAL},
+    "vocoder_graphs": _set_graphs,
+    "gpt_weights": lambda tts, value: tts.set_gpt_weights(value),
+    **{name: _set_attribute(name) for name in _FURTHER},
 }
 
 
@@ -281,11 +299,15 @@ def _refusal(check: Callable[[], object]) -> str:
         check()
     except ValueError as error:
         text = str(error).partition(";")[0]
-        for subject in ("precision", "attention"):
+        for subject in ("precision", "attention", "weights"):
             if text.startswith(f"{subject} '"):
                 text = text.split("' ", 1)[1]
         return text.rstrip(".")
     return ""
+
+
+def _no_gpu(tts: IndexTTS2) -> str:
+    return "" if tts.cuda_graphs_available else f"needs a CUDA GPU; this engine runs on {tts.device}"
 
 
 def _no_compiler() -> str:

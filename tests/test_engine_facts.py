@@ -35,6 +35,7 @@ def test_what_the_cpu_cannot_do_is_refused_in_words(engine: IndexTTS2) -> None:
     assert "compute capability" in refused["attention", "flash"]
     assert "CUDA GPU" in refused["cuda_graphs", True]
     assert not found["cuda_graphs"].usable
+    assert not any(found[name].value or found[name].usable for name in ("vocoder_graphs", "fusion", "whole_loop_graph"))
     assert "on: needs a CUDA GPU" in found["cuda_graphs"].reason
     for (name, value), reason in refused.items():
         with pytest.raises(ValueError, match="cannot be"):
@@ -46,7 +47,17 @@ def test_what_the_cpu_cannot_do_is_refused_in_words(engine: IndexTTS2) -> None:
 
 def test_turning_a_switch_turns_the_engine(engine: IndexTTS2) -> None:
     before = {name: switch.value for name, switch in switches(engine).items()}
-    changes = {"precision": "bf16", "attention": "math", "use_accel": False, "num_beams": 2, "diffusion_steps": 3, "cache_limit_mb": 100}
+    changes = {
+        "precision": "bf16",
+        "attention": "math",
+        "use_accel": False,
+        "gpt_weights": "int8",
+        "low_memory": True,
+        "batch_size": 2,
+        "num_beams": 2,
+        "diffusion_steps": 3,
+        "cache_limit_mb": 100,
+    }
     try:
         for name, value in changes.items():
             set_switch(engine, name, value)

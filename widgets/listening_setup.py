@@ -14,7 +14,7 @@ from widgets.synthesis_voice import VoicePicker
 __all__ = ["PairForm"]
 
 TEXT = "The ferry came in at seven, and nobody was waiting on the pier."
-COMPARED = ("precision", "use_accel", "num_beams", "diffusion_steps", "torch_compile", "attention")
+COMPARED = ("precision", "use_accel", "num_beams", "diffusion_steps", "torch_compile", "attention", "fusion", "gpt_weights")
 WIDE = {"description_width": "100px"}
 
 

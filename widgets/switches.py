@@ -98,13 +98,13 @@ class SwitchesPanel(Panel):
         self.status.add_class("itl-say")
         self.captured = W.HTML()
         device = W.HTML(f"This engine runs on <b>{html.escape(describe_device(session.tts))}</b>.")
-        engine = [self.rows[s.name] for s in switches if not s.default and s.choices]
-        sizes = [self.rows[s.name] for s in switches if s.default or not s.choices]
+        engine = [self.rows[s.name] for s in switches if s.choices and not s.special]
+        sizes = [self.rows[s.name] for s in switches if not s.choices]
+        special = [self.rows[s.name] for s in switches if s.special]
+        beside = W.VBox([group("In place now", self.captured), group("Sizes and limits", *sizes), group("Further", *special)])
         top = W.HBox([device, self.best, self.status])
         top.add_class("itl-actions")
-        columns = W.HBox(
-            [group("Optimisations", *engine), W.VBox([group("Sizes and limits", *sizes), group("In place now", self.captured)])]
-        )
+        columns = W.HBox([group("Optimisations", *engine), beside])
         columns.add_class("itl-columns")
         self.set_content(top, columns)
         self._task: Any = None
