@@ -71,7 +71,11 @@ class SpeedControls:
 
     @use_accel.setter
     def use_accel(self, on: bool) -> None:
-        self._change(lambda stages: stages.set_accel(bool(on)), bool(on) != self._stages.use_accel)
+        def change(stages: Stages) -> None:
+            self.reference_cache.clear()  # its prompts came by the other path, and the plain one is to be an oracle from the clip on
+            stages.set_accel(bool(on))
+
+        self._change(change, bool(on) != self._stages.use_accel)
 
     # ------------------------------------------------------------------------------------------------------------- kernels
 

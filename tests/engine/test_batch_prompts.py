@@ -14,11 +14,17 @@ import torch
 from indextts import IndexTTS2
 from indextts.bench import made_up_clip
 from indextts.models.semantic_encoder import SemanticEncoder
-from tests.speaking import SHORT, VOICE, speak
+from tests.speaking import VOICE
+from tests.speaking import speak as speak_at_length
 
 pytestmark = pytest.mark.filterwarnings("ignore:generation was stopped at max_mel_tokens")
+SHORT: dict[str, Any] = {"max_mel_tokens": 5, "diffusion_steps": 1, "num_beams": 1, "seed": 5}
 RATE, CLIP = made_up_clip(3.3)
 OTHER = (24000, made_up_clip(1.7, 24000)[1][::-1].copy())
+
+
+def speak(tts: IndexTTS2, **changes: Any) -> np.ndarray:
+    return speak_at_length(tts, **{**SHORT, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def test_the_encoder_has_no_layers_above_the_one_that_is_used(engine: IndexTTS2)
 
 
 def test_eight_threads_with_four_calls_each_get_their_own_sound(engine: IndexTTS2) -> None:
-    short = {"spk_audio_prompt": VOICE, **SHORT, "max_mel_tokens": 5, "diffusion_steps": 1, "num_beams": 1}
+    short = {"spk_audio_prompt": VOICE, **SHORT}
     jobs = [(f"Word {i % 4}.", i % 3) for i in range(32)]
     expected = {job: engine.infer(**{**short, "text": job[0], "seed": job[1]})[1] for job in set(jobs)}
     found: dict[int, np.ndarray] = {}

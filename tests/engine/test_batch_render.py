@@ -66,8 +66,6 @@ def assert_alike(found: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize(
     "common",
     [
-        {"num_beams": 1},
-        {"num_beams": 3},
         {"num_beams": 1, "do_sample": False},
         {"num_beams": 3, "repetition_penalty": 1.2, "temperature": 1.4, "max_mel_tokens": 25},
         {"forced_codes": 9, "inference_cfg_rate": 0.0},

@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from indextts import IndexTTS2, rendering
 from indextts.engine.memory import MemoryGauge, OutOfMemory, is_out_of_memory
 from indextts.engine.offload import Offloaded
-from tests.speaking import SHORT, TEXT, VOICE, speak
+from tests.speaking import TEXT, VOICE
+from tests.speaking import speak as speak_at_length
 
+SHORT: dict[str, Any] = {"max_mel_tokens": 9, "diffusion_steps": 1, "num_beams": 1, "seed": 5}
 LONG: dict[str, Any] = {"text": TEXT, "max_text_tokens_per_segment": 20}
 PLAIN_STAGES = ["both_prompts", "merge_emotion", "text_to_codes", "codes_to_latents", "codes_to_mel", "mel_to_wave"]
 BATCH_STAGES = ["encode_batch", "solve_batch", "vocode_batch"]
+
+
+def speak(tts: IndexTTS2, **changes: Any) -> np.ndarray:
+    return speak_at_length(tts, **{**SHORT, **changes})
 
 
 @pytest.fixture(scope="module")
