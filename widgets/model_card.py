@@ -36,8 +36,8 @@ class ModelCardPanel(Panel):
     def refresh(self) -> None:
         """Read the engine again if its switches are not what they were."""
         tts = self.session.tts
-        if self.closed:
-            return
+        if self.closed or (self.session.busy and self.card is not None):
+            return  # a switch that is being turned shows half of itself; there is a call when it is done
         try:
             state = (tts.precision, tts.attention, tts.use_accel, str(tts.device))
             if state == self._state:
