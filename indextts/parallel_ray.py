@@ -126,7 +126,11 @@ class RayCluster:
             try:
                 self.ray.init(address=address, **options)
             except ConnectionError as error:
-                raise ConnectionError(f"no Ray cluster answers at {address!r}; start one with `ray start --head`: {error}") from error
+                place = address or os.environ.get("RAY_ADDRESS")
+                raise ConnectionError(
+                    f"no Ray cluster lets us in at {place!r}; start one with `ray start --head`. One with token authentication wants its "
+                    f"token here and RAY_AUTH_MODE=token, or, on its head node, the address 'auto': {error}"
+                ) from error
             except (ValueError, TypeError):
                 raise
             except Exception as error:  # a busy machine may need longer than Ray waits
