@@ -67,7 +67,7 @@ def check(stage: str, device: torch.device, dtype: torch.dtype) -> str:
     from indextts.engine.kernels import checks
 
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.cuda.device(device):
             worst = getattr(checks, stage)(device, dtype)
     except Exception as error:  # a compiler fails in many ways: no such instruction, no shared memory, no C compiler
         return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -205,7 +205,12 @@ class StageSwitches:
         before = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = before if self.cudnn_benchmark is None else self.cudnn_benchmark
         try:
-            with torch.inference_mode(), matmul_mode(self.precision, self.device), attention_kernel(self.attention, self.device):
+            with contextlib.ExitStack() as stack:
+                if self.device.type == "cuda":
+                    stack.enter_context(torch.cuda.device(self.device))  # where fused kernels are launched
+                stack.enter_context(torch.inference_mode())
+                stack.enter_context(matmul_mode(self.precision, self.device))
+                stack.enter_context(attention_kernel(self.attention, self.device))
                 yield
         finally:
             torch.backends.cudnn.benchmark = before
