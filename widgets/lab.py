@@ -10,6 +10,7 @@ import ipywidgets as W
 
 import widgets
 from widgets.base import Panel
+from widgets.cells import after_cells
 from widgets.session import Session
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Lab(Panel):
             self.tabs.set_title(index, panel.title)
         self.set_content(self.header, self.tabs)
         self.own(self.session.subscribe(self.refresh))
+        self.own(after_cells(self.refresh))
         self.refresh()
 
     def refresh(self) -> None:

@@ -11,6 +11,7 @@ import ipywidgets as W
 
 from indextts.model_card import ModelCard, model_card
 from widgets.base import Panel, group
+from widgets.cells import after_cells
 from widgets.files import Download
 from widgets.memory import figures_html
 from widgets.session import Session
@@ -31,6 +32,7 @@ class ModelCardPanel(Panel):
         self.set_content(group("Model", self.summary, export), group("Networks as loaded", self.modules), group("Files", self.files))
         self._state: tuple[Any, ...] = ()
         self.own(session.subscribe(self.refresh))
+        self.own(after_cells(self.refresh))
         self.refresh()
 
     def refresh(self) -> None:

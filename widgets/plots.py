@@ -121,7 +121,8 @@ def timeline(telemetry: Mapping[str, Any], *, height: int | None = None) -> Figu
             return "voice"
         return (f"request {time['request'] + 1}, " if several else "") + f"segment {time['segment'] + 1}"
 
-    rows = list(dict.fromkeys(map(row, stages)))[:MOST_SEGMENTS]
+    in_order = sorted(stages, key=lambda time: (time["stage"] != "prompt", time["request"], time["segment"]))
+    rows = list(dict.fromkeys(map(row, in_order)))[:MOST_SEGMENTS]
     data = []
     for stage, label in {"prompt": "Voice", **STAGES}.items():
         times = [time for time in stages if time["stage"] == stage and row(time) in rows]
@@ -171,7 +172,7 @@ def timeline(telemetry: Mapping[str, Any], *, height: int | None = None) -> Figu
         barmode="overlay",
         bargap=0.25,
         xaxis=axis("time since the call (s)", range=[0, max(total, 1e-6)]),
-        yaxis=axis("", autorange="reversed", type="category"),
+        yaxis=axis("", autorange="reversed", type="category", categoryorder="array", categoryarray=rows),
         legend={"orientation": "h", "x": 0, "y": 1.08, "yanchor": "bottom", "traceorder": "normal"},
         margin={"l": 56, "r": 20, "t": 50, "b": 44},
         shapes=shapes,

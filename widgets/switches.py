@@ -16,6 +16,7 @@ from indextts.switches import (
     set_switch,
 )
 from widgets.base import Panel, group
+from widgets.cells import after_cells
 from widgets.choice import Choice
 from widgets.session import Cancelled, Session
 
@@ -109,6 +110,7 @@ class SwitchesPanel(Panel):
         self.set_content(top, columns)
         self._task: Any = None
         self.own(session.subscribe(self.refresh))
+        self.own(after_cells(self.refresh))
         self.refresh()
 
     @property

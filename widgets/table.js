@@ -63,8 +63,7 @@ function render({ model, el }) {
     }
     const actions = model.get("actions");
     if (actions.length) {
-      const cell = make("td");
-      cell.style.whiteSpace = "nowrap";
+      const cell = make("td", { class: "itl-acts" });
       for (const action of actions) {
         if (row.actions && !row.actions.includes(action.name)) continue;
         const button = make("button", { type: "button", "aria-label": `${action.label} ${row.name ?? row.id}` }, action.label);

@@ -212,7 +212,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "cells": {
             "id": str(record.id),
             "time": time.strftime("%H:%M:%S", time.localtime(record.created_s)),
-            "what": what if len(what) <= 70 else what[:69] + "…",
+            "what": what if len(what) <= 48 else what[:47] + "…",
             "settings": settings_words(record.settings),
             "audio": f"{record.audio_s:.2f}",
             "total": f"{record.total_s:.2f}",

@@ -97,3 +97,47 @@ def test_a_burst_of_changes_is_shown_twice_at_most_and_never_lost() -> None:
     throttle.call()
     time.sleep(0.6)
     assert shown == [1, 100]
+
+
+def test_panels_hear_of_every_cell_until_they_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
+
+    import IPython
+
+    from widgets.cells import after_cells
+
+    class Events:
+        def __init__(self) -> None:
+            self.callbacks: dict[str, list[Any]] = {"post_run_cell": []}
+
+        def register(self, event: str, function: Any) -> None:
+            self.callbacks[event].append(function)
+
+        def unregister(self, event: str, function: Any) -> None:
+            self.callbacks[event].remove(function)
+
+    class Shell:
+        events = Events()
+
+    class Hearer:
+        def __init__(self) -> None:
+            self.heard = 0
+
+        def hear(self) -> None:
+            self.heard += 1
+
+    hearer = Hearer()
+    after_cells(hearer.hear)()  # outside IPython: nothing to end
+    monkeypatch.setattr(IPython, "get_ipython", Shell)
+    callbacks = Shell.events.callbacks["post_run_cell"]
+    stop = after_cells(hearer.hear)
+    callbacks[0]("result")
+    assert hearer.heard == 1
+    stop()
+    stop()
+    assert callbacks == []
+    after_cells(hearer.hear)
+    del hearer
+    gc.collect()
+    callbacks[0]("result")
+    assert callbacks == [], "a panel that is forgotten is not kept alive"

@@ -89,6 +89,8 @@ def test_timeline_places_stages_on_the_runs_clock() -> None:
     assert bars["Voice"]["y"] == ["voice"]
     several = {**telemetry, "requests": 2, "stages": [*telemetry["stages"], {**telemetry["stages"][1], "request": 1}]}
     assert "request 2, segment 1" in timeline(several)["data"][1]["y"]
+    long_first = {**telemetry, "stages": [{**telemetry["stages"][1], "segment": 1}, *telemetry["stages"]]}
+    assert timeline(long_first)["layout"]["yaxis"]["categoryarray"] == ["voice", "segment 1", "segment 2"], "in the text's order"
 
 
 def test_memory_shows_limits_only_where_they_do_not_flatten_the_curves() -> None:
