@@ -81,6 +81,8 @@ class IndexTTS2(Calls):
             )
         frontend = TextFrontend(tokenizer, TextNormalizer(glossary, language="en" if release.lexicon else None))
         self._assemble(release_files.load_models(release), frontend, classifier, settings, low_memory)
+        if use_cuda_kernel is not None:  # the release's name for a fused vocoder activation
+            self.set_fusion(vocoder="auto" if use_cuda_kernel else False)
 
     @classmethod
     def from_random(

@@ -7,6 +7,7 @@ import importlib.util
 import types
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +48,14 @@ def test_fusion_is_a_live_switch_that_says_where_it_works(engine: IndexTTS2) -> 
     assert not engine.fusion
     engine.fusion = True
     assert engine._stages.fusion.to_dict() == dict.fromkeys(("decode", "solver", "vocoder"), "auto")
+
+
+def test_the_releases_argument_for_a_fused_activation(tmp_path: Path) -> None:
+    from indextts.release import write_random_release
+
+    folder = write_random_release(tmp_path, "small")
+    with IndexTTS2(model_dir=folder, device="cpu", use_cuda_kernel=False, use_qwen_emo=False) as tts:
+        assert tts._stages.fusion.to_dict() == {"decode": "auto", "solver": "auto", "vocoder": False}
 
 
 def test_switches_that_change_nothing_change_nothing(engine: IndexTTS2) -> None:
