@@ -134,6 +134,7 @@ class Lane:
         self.load: list[Ticket] = []
         self.done = self.failed = self.restarts = 0
         self.busy_s = self.audio_s = self.memory_mb = 0.0
+        self._heard: set[str] = set()
         self._deaths = 0
         self._begun = 0.0
         self._thread = threading.Thread(target=self._serve, name=f"indextts-{name}", daemon=True)
@@ -251,7 +252,9 @@ class Lane:
             if late and outcome.error and outcome.error[0] == "CancelledError" and not ticket.future.aborted.is_set():
                 outcome = Outcome(ticket.id, error=("TimeoutError", f"the request took longer than {self.timeout_s:g} s and was stopped"))
             for text in outcome.warnings:
-                logger.warning("%s: %s", self.name, text)
+                if text not in self._heard:  # as with warnings in this process: once
+                    self._heard.add(text)
+                    logger.warning("%s: %s", self.name, text)
             self.audio_s += outcome.audio_s
             self.done += outcome.error is None
             self.failed += outcome.error is not None
