@@ -14,8 +14,8 @@ import torch
 from indextts import IndexTTS2
 from indextts.bench import made_up_clip
 from indextts.engine.decode import StaticDecoder
-from indextts.engine.solver import FastSolver
 from indextts.engine.precision import copy_to
+from indextts.engine.solver import FastSolver
 from indextts.utils.gpu_config import GPUConfig
 from indextts.utils.resource_monitor import ResourceMonitor, get_vram_summary, predict_oom_risk
 

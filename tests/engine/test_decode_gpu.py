@@ -12,8 +12,8 @@ import torch
 from indextts.engine import static_cache
 from indextts.engine.decode import StaticDecoder
 from indextts.engine.generate import GeneratedCodes, generate
-from indextts.engine.sampling import SamplingParams
 from indextts.engine.precision import copy_to
+from indextts.engine.sampling import SamplingParams
 from indextts.models.gpt import UnifiedVoice
 from tests.engine.test_decode import ALL, TEXTS
 from tests.tiny_gpt import tiny_conditioning, tiny_gpt

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
 
 import pytest
 import torch
@@ -24,9 +23,8 @@ from tests.engine.solver_cases import CPU, plain, random_s2mel, utterance
 from tests.tiny_gpt import tiny_gpt
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+# Without a GPU they are interpreted: see tests/conftest.py.
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-if DEVICE.type == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported, which only these tests do without a GPU
 
 
 @needs_triton

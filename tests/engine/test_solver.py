@@ -139,7 +139,7 @@ def spied_masks(solver: FastSolver) -> list[object]:
     """Attention mask of every solve that follows."""
     seen: list[object] = []
     runner = solver._runner
-    solver._runner = lambda inputs: (seen.append(inputs.mask), runner(inputs))[1]  # type: ignore[method-assign]
+    solver._runner = lambda inputs, table: (seen.append(inputs.mask), runner(inputs, table))[1]  # type: ignore[method-assign]
     return seen
 
 
