@@ -18,10 +18,10 @@ def after_cells(function: Callable[[], object]) -> Callable[[], None]:
         from IPython import get_ipython
     except ImportError:
         return lambda: None
-    shell: Any = get_ipython()  # type: ignore[no-untyped-call]
+    shell: Any = get_ipython()
     if shell is None:
         return lambda: None
-    method = weakref.WeakMethod(function)  # type: ignore[arg-type]
+    method = weakref.WeakMethod(function)
 
     def call(*_: Any) -> None:
         alive = method()

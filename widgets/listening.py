@@ -173,7 +173,7 @@ class ListeningPanel(Panel):
         distance = log_mel_distance_db(a, b, rate)
         self._load(names=list(letters.values()))
         self.result.value = self._result(letters, level, distance)
-        mels = [log_mel_db(sound, rate) for sound in (a, b)]
+        mels = log_mel_db(a, rate), log_mel_db(b, rate)
         longest = max(len(sound) for sound in (a, b)) / rate
         for chart, mel, record in zip((self.first, self.second), mels, self.records, strict=True):
             chart.show(mel_image(mel, rate, f"{record.id} · {record.label}", duration_s=longest))
