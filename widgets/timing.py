@@ -25,6 +25,7 @@ from widgets.throttle import Throttle
 __all__ = ["TimingPanel", "settings_words"]
 
 MOST_BARS = 10
+NO_RUN = 0  # runs are counted from 1; a menu whose value is None shows nothing at all
 COLUMNS: list[dict[str, Any]] = [
     {"key": "id", "label": "Run", "number": True},
     {"key": "time", "label": "At"},
@@ -45,8 +46,8 @@ class TimingPanel(Panel):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.bars, self.timeline = Chart(stage_bars([])), Chart(timeline({}))
-        self.base = W.Dropdown(description="Speed-up against", options=[("none", None)], style={"description_width": "initial"})
-        self.run = W.Dropdown(description="Run", options=[("the last", None)], style={"description_width": "initial"})
+        self.base = W.Dropdown(description="Speed-up against", options=[("none", NO_RUN)], style={"description_width": "initial"})
+        self.run = W.Dropdown(description="Run", options=[("the last", NO_RUN)], style={"description_width": "initial"})
         self.hints = W.HTML()
         self.filter = W.Text(placeholder="Filter by label, text or settings", continuous_update=True)
         self.table = Table(
@@ -110,8 +111,8 @@ class TimingPanel(Panel):
         options = [(f"{record.id} · {record.label}", record.id) for record in reversed(records)]
         self._updating = True
         try:
-            for menu, first in ((self.base, ("none", None)), (self.run, ("the last", None))):
-                value = menu.value if any(record.id == menu.value for record in records) else None
+            for menu, first in ((self.base, ("none", NO_RUN)), (self.run, ("the last", NO_RUN))):
+                value = menu.value if any(record.id == menu.value for record in records) else NO_RUN
                 menu.options = [first, *options]
                 menu.value = value
         finally:
@@ -136,9 +137,8 @@ class TimingPanel(Panel):
             for record in self.compared
         ]
         base = self.base.value
-        if base is not None and all(run["id"] != base for run in runs):
-            base = None  # it is not among those compared
-        self.bars.show(stage_bars(runs, base))
+        compared = any(run["id"] == base for run in runs)
+        self.bars.show(stage_bars(runs, base if compared else None))
 
     def _draw_run(self) -> None:
         if self._updating:

@@ -36,6 +36,9 @@ def test_all_runs_are_listed_newest_first_and_compared(panel: TimingPanel) -> No
     assert panel.inspected is not None
     assert panel.inspected.id == 3
     assert "Faster than real time: RTF 0.25" in panel.hints.value
+    panel.session.history.add(record(4))
+    wait_for(lambda: len(panel.table.rows) == 4)
+    assert (panel.run.label, panel.base.label) == ("the last", "none"), "menus never show nothing"
 
 
 def test_chosen_runs_are_compared_against_the_base(panel: TimingPanel) -> None:
