@@ -106,7 +106,8 @@ class RayCluster:
                     "include_dashboard": False,
                     **options,
                 }
-            self._init(address, {"configure_logging": False, "log_to_driver": False, **options})
+            # "local", since without an address Ray would join whatever cluster this machine happens to run.
+            self._init("local" if local else address, {"configure_logging": False, "log_to_driver": False, **options})
         try:
             there = ray.cluster_resources()
             gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
