@@ -221,7 +221,7 @@ def _render(
     pace = _Pace(len(jobs), sum(len(job.request["text"]) for job in jobs.values()), missing, progress)
     results: Iterator[Any]
     if pool is None:
-        results, render = _one_by_one(tts, groups), lambda request: tts.infer(**request)
+        results, render = _one_by_one(tts, groups), lambda request: tts.infer_batch([request])[0]
     else:
         results, render = pool.map((job.request for job in missing), on_error="return"), lambda request: pool.submit(request).result()
     for job, result in zip(missing, results, strict=True):
