@@ -59,12 +59,12 @@ def throughput(arguments: argparse.Namespace, most: int) -> dict[str, Any]:
 
 
 class Killer(threading.Thread):
-    """Kills a worker now and then; not two within seconds, or a request would lose two workers and be given up, as promised."""
+    """Kills a worker now and then, and the next one when the first is back: a request that loses two is given up, as promised."""
 
     def __init__(self, pool: WorkerPool, chance: random.Random, most: int) -> None:
         super().__init__()
         self.pool, self.chance, self.most = pool, chance, most
-        self.killed = 0
+        self.killed, self.before = 0, pool.stats()["restarts"]
         self.over = threading.Event()
 
     def run(self) -> None:
@@ -73,7 +73,11 @@ class Killer(threading.Thread):
             if rows:
                 os.kill(self.chance.choice(rows)["pid"], signal.SIGKILL)
                 self.killed += 1
-                self.over.wait(self.chance.uniform(5, 15))
+                done = self.pool.stats()["done"]
+                while not self.over.wait(0.2):
+                    stats = self.pool.stats()
+                    if stats["restarts"] >= self.before + self.killed and stats["ready"] == len(rows) and stats["done"] > done + 4:
+                        break
 
 
 def kills(arguments: argparse.Namespace, workers: int) -> dict[str, Any]:
