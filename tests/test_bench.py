@@ -63,6 +63,7 @@ def test_a_matrix_starts_with_the_plain_path_and_leaves_the_engine_as_it_was(eng
     assert 1e-4 < rounded.distance["latents"] < 0.1
 
 
+@pytest.mark.slow
 def test_a_ladder_adds_one_thing_at_a_time(engine: IndexTTS2, tmp_path: Path) -> None:
     rungs = ladder_of(engine, beams=2)
     assert rungs[0][1] == Switches(beams=2)

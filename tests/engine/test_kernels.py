@@ -28,7 +28,7 @@ DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 @needs_triton
-@pytest.mark.parametrize(("lengths", "channels_inside"), [(None, False), ((19, 12), True)])
+@pytest.mark.parametrize(("lengths", "channels_inside"), [(None, False), pytest.param((19, 12), True, marks=pytest.mark.slow)])
 def test_activation_has_the_right_ends(lengths: tuple[int, int] | None, channels_inside: bool) -> None:
     from indextts.engine.kernels import snake
 

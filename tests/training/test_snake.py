@@ -32,6 +32,7 @@ for frames in (3, 20):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 def test_kernels_equal_autograd_on_the_plain_activation() -> None:
     done = subprocess.run(
