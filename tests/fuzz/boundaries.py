@@ -294,9 +294,9 @@ BOUNDARIES = (
     Boundary("script", 0.06, 60, SCRIPTS, script),
     Boundary("emotion, spoken", 0.01, 3, EMOTIONS, emotion),
     Boundary("arguments", 0.08, 60, ASKED, arguments),
-    Boundary("configuration, values", 0.02, 5, st.tuples(st.floats(0, 1), CONFIG_VALUES), config_field),
+    Boundary("configuration, values", 0.02, 3, st.tuples(st.floats(0, 1), CONFIG_VALUES), config_field),
     Boundary("configuration, bytes", 0.06, 30, EDITS, config_bytes),
-    Boundary("weights", 0.02, 5, WEIGHTS, checkpoint),
+    Boundary("weights", 0.02, 3, WEIGHTS, checkpoint),
     Boundary("journal", 0.03, 15, JOURNAL, journal),
     Boundary("service", 0.24, 80, REQUESTS, service, "starlette"),
 )
