@@ -99,13 +99,11 @@ def decode(trial: Trial) -> Iterator[Row]:
         except ImportError as failure:
             yield {"run": "fused", "failure": str(failure)}
         else:
-            for columns, slices, stages in ((32, 2, 4), (16, 2, 4), (32, 4, 4), (64, 2, 3), (32, 1, 5), (16, 4, 5)):
-                tiling = Tiling(columns=columns, slices=slices, stages=stages)
-                runs[f"fused, {columns} columns, {slices} slices, {stages} stages"] = functools.partial(fused, tiling=tiling)
+            runs |= {f"fused, {words}": functools.partial(fused, tiling=tiling) for words, tiling in tilings(Tiling)}
     shapes = ((1, 1), (1, 3), (16, 1), (16, 3)) if trial.on_gpu else ((1, 1), (1, 3))
     weights = ("full", "int8", "fp8") if trial.on_gpu else ("full",)
     for kind, (name, run) in itertools.product(weights, runs.items()):
-        if kind != "full" and not name.startswith("fused, 32 columns, 2"):
+        if kind != "full" and name != "fused, as it is":
             continue
         trial.stages.set_weights("full")
         if kind != "full":
@@ -117,6 +115,16 @@ def decode(trial: Trial) -> Iterator[Row]:
                 f"{name}, {kind} weights, {rows} x {beams}", lambda run=run, rows=rows, beams=beams: _step_ms(trial, run, rows, beams)
             )
     trial.stages.set_weights("full")
+
+
+def tilings(kind: type[Any]) -> Iterator[tuple[str, Any]]:
+    """The tiling in use, and others that differ from it in one thing or two."""
+    yield "as it is", kind()
+    for given in (
+        {"fused": 0}, {"fused": 48}, {"fused": 0, "slices": 4}, {"fused": 0, "slices": 8}, {"slices": 4}, {"columns": 16}, {"columns": 64},
+        {"stages": 6}, {"depth": 64, "stages": 6}, {"warps": 2}, {"warps": 8}, {"splits": 1}, {"splits": 8}, {"keys": 32},
+    ):  # fmt: skip
+        yield ", ".join(f"{name} {value}" for name, value in given.items()), kind(**given)
 
 
 def _step_ms(trial: Trial, run: Any, rows: int, beams: int) -> Row:

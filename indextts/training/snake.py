@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from indextts.engine.kernels.snake import _activation, _doubled
+from indextts.engine.kernels.snake import _activation, even_taps, sample, window
 from indextts.models.bigvgan import Activation
 
 RUN = 8  # samples of a lane
@@ -23,35 +23,16 @@ _REACH = 3  # samples that the resamplers repeat beyond each end
 
 
 @triton.jit
-def _half_gradient(gradient, at, valid, length, taps, odd: tl.constexpr):
-    """What reaches sample ``2 at + odd`` of the activated signal from the outputs, the repeated ends left aside."""
-    total = tl.zeros_like(at).to(tl.float32)
-    for k in tl.static_range(6):
-        place = at + (k - 2 if odd else k - 3)
-        tap = tl.load(taps + (10 - 2 * k if odd else 11 - 2 * k))
-        total += tap * tl.load(gradient + place, mask=valid & (place >= 0) & (place < length), other=0.0).to(tl.float32)
-    return total
+def _arriving(gradient, at, frames, valid):
+    """The gradient of output ``at``, zero beyond the ends."""
+    return tl.load(gradient + at, mask=valid & (at >= 0) & (at < frames), other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["channels", "tiles", "frames", "reached"])
 def _backward(
-    x,
-    gradient,
-    before,
-    after,
-    alpha,
-    inverse_beta,
-    taps,
-    gx,
-    ga,
-    gb,
-    channels,
-    tiles,
-    frames,
-    reached,
-    RUN: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    x, gradient, before, after, alpha, inverse_beta, taps, gx, ga, gb, channels, tiles, frames, reached,
+    RUN: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
     channel, tile = lane // tiles, lane % tiles
@@ -67,20 +48,32 @@ def _backward(
     z = tl.zeros([LANES, RUN], dtype=tl.float32)
     sum_a = tl.zeros([LANES], dtype=tl.float32)
     sum_b = tl.zeros([LANES], dtype=tl.float32)
-    for i in tl.static_range(RUN + 6):
+    last = frames - 1
+    w0, w1, w2, w3, w4, w5, w6 = window(source, tl.minimum(tl.maximum(first - 4, 0), last), 1, last, valid)
+    t0, t2, t4, t6, t8, t10 = even_taps(taps)
+    t1, t3, t5, t7, t9, t11 = even_taps(taps + 1)
+    v1, v2 = _arriving(arriving, first - 6, frames, valid), _arriving(arriving, first - 5, frames, valid)
+    v3, v4 = _arriving(arriving, first - 4, frames, valid), _arriving(arriving, first - 3, frames, valid)
+    v5, v6 = _arriving(arriving, first - 2, frames, valid), _arriving(arriving, first - 1, frames, valid)
+    for i in range(RUN + 6):
         at = first + (i - 3)
-        real = valid & (at >= 0) & (at < frames)
-        inside = tl.minimum(tl.maximum(at, 0), frames - 1)
-        even = _doubled(source, inside, valid, 1, frames, taps, 0)
-        odd = _doubled(source, inside, valid, 1, frames, taps, 1)
-        g_even = _half_gradient(arriving, at, real, frames, taps, 0) + tl.where(at == 0, head, 0.0)
-        g_odd = _half_gradient(arriving, at, real, frames, taps, 1) + tl.where(at == frames - 1, tail, 0.0)
+        real = valid & (at >= 0) & (at <= last)
+        moves = (at > 0) & (at <= last)
+        w0, w1, w2 = tl.where(moves, w1, w0), tl.where(moves, w2, w1), tl.where(moves, w3, w2)
+        w3, w4, w5 = tl.where(moves, w4, w3), tl.where(moves, w5, w4), tl.where(moves, w6, w5)
+        w6 = tl.where(moves, sample(source, at + 3, 1, last, valid), w6)
+        v0, v1, v2, v3, v4, v5, v6 = v1, v2, v3, v4, v5, v6, _arriving(arriving, at + 3, frames, valid)
+        even = 2.0 * (t1 * w5 + t3 * w4 + t5 * w3 + t7 * w2 + t9 * w1 + t11 * w0)
+        odd = 2.0 * (t0 * w6 + t2 * w5 + t4 * w4 + t6 * w3 + t8 * w2 + t10 * w1)
+        # What reaches both samples from the outputs, and from the ends that are repeated.
+        g_even = t1 * v5 + t3 * v4 + t5 * v3 + t7 * v2 + t9 * v1 + t11 * v0 + tl.where(at == 0, head, 0.0)
+        g_odd = t0 * v6 + t2 * v5 + t4 * v4 + t6 * v3 + t8 * v2 + t10 * v1 + tl.where(at == last, tail, 0.0)
         g_even, g_odd = tl.where(real, g_even, 0.0), tl.where(real, g_odd, 0.0)
         wave_even, wave_odd = tl.sin(2.0 * a * even), tl.sin(2.0 * a * odd)
-        if i >= 3 and i < RUN + 3:  # each doubled sample is counted by one lane
-            sum_a += b * (g_even * even * wave_even + g_odd * odd * wave_odd)
-            sine_even, sine_odd = tl.sin(a * even), tl.sin(a * odd)
-            sum_b += g_even * sine_even * sine_even + g_odd * sine_odd * sine_odd
+        own = (i >= 3) & (i < RUN + 3)  # each doubled sample is counted by one lane
+        sine_even, sine_odd = tl.sin(a * even), tl.sin(a * odd)
+        sum_a += tl.where(own, b * (g_even * even * wave_even + g_odd * odd * wave_odd), 0.0)
+        sum_b += tl.where(own, g_even * sine_even * sine_even + g_odd * sine_odd * sine_odd, 0.0)
         g_even = 2.0 * g_even * (1.0 + a * b * wave_even)
         g_odd = 2.0 * g_odd * (1.0 + a * b * wave_odd)
         # Input sample p reaches even sample q with tap 2 (q - p) + 5 and odd sample q with tap 2 (q - p) + 6.

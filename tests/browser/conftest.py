@@ -64,6 +64,11 @@ class Server:
             time.sleep(0.2)
         return found
 
+    def children(self) -> list[int]:
+        """The processes it has started that still run: its kernels."""
+        lists = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(number) for path in lists for number in path.read_text().split()]
+
     def stop(self) -> None:
         self.process.terminate()
         try:

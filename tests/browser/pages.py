@@ -79,6 +79,52 @@ class LabPage:
         """What the result's player holds, decoded by the browser."""
         return self.page.evaluate(DECODE)
 
+    def watch_memory(self) -> None:
+        """See the memory plot grow on its own, then pause it and go on."""
+        self.tab("Memory")
+        self.wait_for_figure("figures.length === 1 && figures[0].lengths[0] >= 2 && figures[0].names.includes('run began')")
+        before = self.figures()[0]["lengths"][0]
+        self.wait_for_figure(f"figures[0].lengths[0] >= {before + 2}")
+        self.button("Pause").click()
+        self.button("Resume").wait_for()
+
+    def listen_to_the_reveal(self) -> None:
+        """Compare the latest two runs blindly: hear both, answer three times by key, reveal."""
+        self.tab("Listening")
+        self.button("Compare these runs").click()
+        votes = self.page.locator(".itl-listening .itl-votes").first
+        votes.locator("button:enabled").first.wait_for()
+        listening = self.page.locator(".itl-listening").first
+        names = re.compile(r"A was \d+ · run \d+")
+        assert not names.search(listening.inner_text())
+        listening.locator(".a-main").locator("visible=true").first.click()
+        listening.get_by_role("button", name="Hear B").click()
+        listening.locator("button[aria-label='Hear B'][aria-pressed=true]").wait_for()
+        for number, key in enumerate("abs", 2):
+            self.page.keyboard.press("2" if key == "b" else "1")  # hear one, then answer, all by key
+            self.page.keyboard.press(key)
+            listening.get_by_text(f"Trial {number};").wait_for()
+        self.button("Reveal").click()
+        self.wait_for_figure("figures.filter((figure) => figure.types[0] === 'heatmap' && figure.drawn).length === 3")
+        text = listening.inner_text()
+        assert names.search(text)
+        assert "p = " in text
+        assert votes.locator("button:enabled").count() == 0
+
+    def cancel_a_long_run(self) -> None:
+        """Start what would take minutes, and give it up: no run is added to the history."""
+        self.tab("Synthesis")
+        runs = "() => document.querySelectorAll('.itl-data tbody tr').length"
+        before = self.page.evaluate(runs)
+        self.page.locator(".itl-panel textarea").locator("visible=true").first.fill("The ferry came in at seven. " * 200)
+        self.page.keyboard.press("Tab")
+        self.button("Generate").click()
+        self.header("working")
+        self.button("Cancel").click()
+        self.header("idle")
+        assert "Cancelled" in self.page.locator(".itl-status").locator("visible=true").first.inner_text()
+        assert self.page.evaluate(runs) == before
+
     def header(self, text: str) -> None:
         """Wait until the line above the tabs has a text."""
         self.page.locator(".itl-header", has_text=text).first.wait_for()

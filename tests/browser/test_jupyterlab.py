@@ -1,10 +1,8 @@
-"""The lab in JupyterLab, from the first cell to the last click."""
+"""The first lesson and its lab in JupyterLab, from the first cell to the last click."""
 
 from __future__ import annotations
 
 import json
-import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,54 +11,54 @@ import pytest
 
 from tests.browser.pages import SLOW_MS, TABS, LabPage
 
-MAKE = """import warnings
-warnings.simplefilter("ignore")
-from indextts import IndexTTS2
-from widgets import Lab
-
-tts = IndexTTS2.from_random("small", device="cpu")
-lab = Lab(tts)
-lab"""
+LESSON = Path(__file__).resolve().parents[2] / "notebooks" / "00_quick_start.ipynb"
 CLOSE = """import threading
 lab.close()
 tts.close()
 print("timers left:", sum(thread.name.startswith("indextts-ticker") for thread in threading.enumerate()))"""
 
+# Runs cells as the menu does. JupyterLab takes cells that are out of sight out of the page, so one must be scrolled to first.
+RUN = """async ({ command, place }) => {
+  const panel = jupyterapp.shell.currentWidget;
+  await panel.sessionContext.ready;
+  panel.content.activeCellIndex = place;
+  await panel.content.scrollToItem(place, "start");
+  await jupyterapp.commands.execute(command);
+}"""
+CELLS = """() => jupyterapp.shell.currentWidget.content.widgets.map((cell) => ({ code: cell.model.type === "code",
+  source: cell.model.sharedModel.getSource(), count: cell.model.executionCount ?? null,
+  failed: cell.model.type === "code" && cell.model.outputs.toJSON().some((output) => output.output_type === "error") }))"""
+
 
 @pytest.fixture(scope="module")
 def lab(browser: Any, jupyter: tuple[str, str, Path]) -> Iterator[LabPage]:
-    """A notebook whose first cell has been run; what the tests below do to it adds up."""
+    """The first lesson, run from top to bottom, at its lab; what the tests below do to it adds up."""
     address, token, folder = jupyter
-    cells = [
-        {"cell_type": "code", "execution_count": None, "id": f"c{i}", "metadata": {}, "outputs": [], "source": source}
-        for i, source in enumerate((MAKE, CLOSE))
-    ]
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    (folder / "lab.ipynb").write_text(json.dumps(notebook))
+    notebook = json.loads(LESSON.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    close = {"cell_type": "code", "execution_count": None, "id": "close", "metadata": {}, "outputs": [], "source": CLOSE}
+    notebook["cells"].append(close)
+    (folder / "lesson.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     page = browser.new_page(viewport={"width": 1280, "height": 1400})
     made = LabPage(page)
-    page.goto(f"{address}/doc/tree/lab.ipynb?token={token}")
+    page.goto(f"{address}/doc/tree/lesson.ipynb?token={token}")
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-    run_cell(page, 0)
-    errors = page.locator("[data-mime-type='application/vnd.jupyter.error']")
-    assert errors.count() == 0, errors.first.inner_text()
+    last = len(notebook["cells"]) - 1
+    page.evaluate(RUN, {"command": "notebook:run-all-above", "place": last})
+    cells = page.evaluate(CELLS)
+    assert [cell["source"] for cell in cells if cell["failed"]] == []
+    assert all(cell["count"] for cell in cells[:-1] if cell["code"]), "every cell of the lesson has run"
+    place = next(i for i, cell in enumerate(cells) if "Lab(tts)" in cell["source"])
+    page.evaluate("(place) => jupyterapp.shell.currentWidget.content.scrollToItem(place, 'start')", place)
     page.locator(".itl-tabs").first.wait_for()
     yield made
     page.close()
 
 
-def run_cell(page: Any, place: int) -> None:
-    """Press Ctrl+Enter in a cell, again if the notebook was still connecting to its kernel, and wait until it has run."""
-    cell = page.locator(".jp-Notebook .jp-CodeCell").nth(place)
-    deadline, pressed = time.monotonic() + SLOW_MS / 1000, -10.0
-    while not re.search(r"\d", prompt := cell.locator(".jp-InputPrompt").inner_text()):
-        assert time.monotonic() < deadline, f"the cell does not run: {prompt}"
-        if "*" not in prompt and time.monotonic() - pressed > 5:
-            pressed = time.monotonic()
-            cell.locator(".cm-content").click()
-            page.keyboard.press("Control+Enter")
-        page.wait_for_timeout(300)
+def cells_in(page: Any) -> int:
+    return len(page.evaluate(CELLS))
 
 
 def test_speech_is_generated_and_can_be_heard(lab: LabPage) -> None:
@@ -82,12 +80,7 @@ def test_timing_shows_each_run(lab: LabPage) -> None:
 
 
 def test_memory_moves_while_it_is_watched(lab: LabPage) -> None:
-    lab.tab("Memory")
-    lab.wait_for_figure("figures.length === 1 && figures[0].lengths[0] >= 2 && figures[0].names.includes('run began')")
-    before = lab.figures()[0]["lengths"][0]
-    lab.wait_for_figure(f"figures[0].lengths[0] >= {before + 2}")
-    lab.button("Pause").click()
-    lab.button("Resume").wait_for()
+    lab.watch_memory()
 
 
 def test_precision_is_switched_with_a_click(lab: LabPage) -> None:
@@ -103,28 +96,9 @@ def test_precision_is_switched_with_a_click(lab: LabPage) -> None:
 
 
 def test_blind_listening_goes_to_the_reveal(lab: LabPage) -> None:
-    lab.tab("Listening")
-    lab.button("Compare these runs").click()
-    votes = lab.page.locator(".itl-listening .itl-votes").first
-    votes.locator("button:enabled").first.wait_for()
-    listening = lab.page.locator(".itl-listening").first
-    names = re.compile(r"A was \d+ · run \d+")
-    assert not names.search(listening.inner_text())
-    play = listening.locator(".a-main").locator("visible=true").first
-    play.click()
-    listening.get_by_role("button", name="Hear B").click()
-    listening.locator("button[aria-label='Hear B'][aria-pressed=true]").wait_for()
-    for number, key in enumerate("abs", 2):
-        lab.page.keyboard.press("2" if key == "b" else "1")  # hear one, then answer, all by key
-        lab.page.keyboard.press(key)
-        listening.get_by_text(f"Trial {number};").wait_for()
-    assert lab.page.locator(".jp-Notebook .jp-Cell").count() == 2, "JupyterLab's own shortcuts stay out of it"
-    lab.button("Reveal").click()
-    lab.wait_for_figure("figures.filter((figure) => figure.types[0] === 'heatmap' && figure.drawn).length === 3")
-    text = listening.inner_text()
-    assert names.search(text)
-    assert "p = " in text
-    assert votes.locator("button:enabled").count() == 0
+    before = cells_in(lab.page)
+    lab.listen_to_the_reveal()
+    assert cells_in(lab.page) == before, "JupyterLab's own shortcuts stay out of it"
 
 
 def test_requests_are_queued_to_workers(lab: LabPage) -> None:
@@ -150,21 +124,11 @@ def test_photographs(lab: LabPage, photographs: Path | None) -> None:
 
 
 def test_a_long_run_is_cancelled(lab: LabPage) -> None:
-    lab.tab("Synthesis")
-    runs = "() => document.querySelectorAll('.itl-data tbody tr').length"
-    before = lab.page.evaluate(runs)
-    lab.page.locator(".itl-panel textarea").locator("visible=true").first.fill("The ferry came in at seven. " * 200)
-    lab.page.keyboard.press("Tab")
-    lab.button("Generate").click()
-    lab.header("working")
-    lab.button("Cancel").click()
-    lab.header("idle")
-    assert "Cancelled" in lab.page.locator(".itl-status").locator("visible=true").first.inner_text()
-    assert lab.page.evaluate(runs) == before
+    lab.cancel_a_long_run()
 
 
 def test_closing_ends_everything(lab: LabPage) -> None:
-    run_cell(lab.page, 1)
+    lab.page.evaluate(RUN, {"command": "notebook:run-cell", "place": cells_in(lab.page) - 1})
     lab.page.get_by_text("timers left: 0").wait_for(timeout=SLOW_MS)
     lab.page.wait_for_function("() => !document.querySelector('.itl-tabs')")
     assert lab.problems == []

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -77,8 +81,11 @@ def test_a_solve_on_kernels_equals_the_plain_one() -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize(("rows", "beams", "dtype"), [(1, 1, torch.float16), (2, 3, torch.float32)])
-def test_a_decode_step_on_kernels_equals_torch(rows: int, beams: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("rows", "beams", "dtype", "given"),
+    [(1, 1, torch.float16, {"splits": 3}), (2, 3, torch.float32, {"fused": 6}), (2, 3, torch.float32, {"fused": 0, "splits": 2})],
+)
+def test_a_decode_step_on_kernels_equals_torch(rows: int, beams: int, dtype: torch.dtype, given: dict[str, int]) -> None:
     """Forked beams, padded rows, a cache that is not full, slices of the inner width; and the new keys are where they belong."""
     from indextts.engine.kernels.decode import Tiling, feed
 
@@ -97,11 +104,29 @@ def test_a_decode_step_on_kernels_equals_torch(rows: int, beams: int, dtype: tor
             expected = plain_feed(gpt, x, cache, bucket)
             written = bucket.kv.clone()
             bucket.kv.copy_(before)
-            found = feed(gpt, x, cache, bucket, Tiling(columns=64, depth=32, slices=2, keys=32))
+            found = feed(gpt, x, cache, bucket, Tiling(columns=64, depth=32, slices=2, keys=16, **given))
             tolerance = 1e-4 if dtype == torch.float32 else 1e-2
             torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
             torch.testing.assert_close(bucket.kv, written, atol=tolerance, rtol=tolerance)
             cache.advance()
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("arch", "dtype"),
+    [(90, "bfloat16"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [(90, "float32"), (86, "float16"), (80, "bfloat16")])],
+)
+def test_every_kernel_compiles_and_fits(arch: int, dtype: str) -> None:
+    """At the release's sizes, without such a GPU: what needs more shared memory than a program may have fails at its first launch."""
+    from tests.engine.compile_kernels import SHARED
+
+    command = [sys.executable, "-m", "tests.engine.compile_kernels", "--arch", str(arch), "--dtype", dtype]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len({row["kernel"] for row in rows}) == 9
+    assert [row for row in rows if row["shared"] > SHARED[arch]] == []
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import soundfile
 
@@ -56,12 +57,8 @@ class World:
         voices = self.folder / "voices"
         voices.mkdir()
         soundfile.write(voices / "anna.wav", CLIP, RATE)
-        original = WorkerPool._make_workers
-        WorkerPool._make_workers = staticmethod(lambda *_: ([FakeWorker()], lambda: None))  # type: ignore[assignment, method-assign, misc]
-        try:
+        with mock.patch.object(WorkerPool, "_make_workers", staticmethod(lambda *_: ([FakeWorker()], lambda: None))):
             pool = self._stack.enter_context(WorkerPool())
-        finally:
-            WorkerPool._make_workers = original  # type: ignore[method-assign]
         return make_app(pool, VoiceFolder(voices))
 
     @contextmanager

@@ -52,6 +52,13 @@ def panel(lab_session: Any, small_engine: Any) -> Iterator[WorkersPanel]:
     wait_for(lambda: all(entry.over for entry in made.requests), 60)
 
 
+def pool_of(panel: WorkersPanel) -> Any:
+    """The panel's pool once it is there; what the panel says if there is none."""
+    wait_for(lambda: panel.pool is not None or bool(panel.error_text))
+    assert panel.pool is not None, panel.error_text
+    return panel.pool
+
+
 def requests(tts: Any, *texts: str) -> list[dict[str, Any]]:
     return [{"spk_audio_prompt": tts.default_voice(), "text": text, "seed": 1, "num_beams": 1, "diffusion_steps": 2} for text in texts]
 
@@ -59,6 +66,7 @@ def requests(tts: Any, *texts: str) -> list[dict[str, Any]]:
 def test_requests_are_answered_and_can_be_played(panel: WorkersPanel, small_engine: Any) -> None:
     assert (panel.pool, panel.table.rows) == (None, [])
     panel.submit(requests(small_engine, "One.", "Two."))  # starts the pool by itself
+    pool_of(panel)
     wait_for(lambda: len(panel.requests) == 2 and all(entry.over for entry in panel.requests), 60)
     panel.refresh()
     assert [row["cells"]["state"] for row in panel.table.rows] == ["done", "done"]
@@ -81,13 +89,12 @@ def test_bad_and_surplus_requests_are_said_in_words(panel: WorkersPanel, small_e
     panel.queue_lines()
     assert "There is no text" in panel.error_text
     panel.start_pool()
-    wait_for(lambda: panel.pool is not None)
-    assert panel.pool is not None
+    pool = pool_of(panel)
 
     def full(request: Any) -> Any:
         raise PoolFullError("256 requests wait already")
 
-    monkeypatch.setattr(panel.pool, "submit", full)
+    monkeypatch.setattr(pool, "submit", full)
     panel.submit(requests(small_engine, "One.", "Two.", "Three."))
     assert panel.error_text == "256 requests wait already. 3 requests were not taken."
     assert panel.requests == []
@@ -96,6 +103,7 @@ def test_bad_and_surplus_requests_are_said_in_words(panel: WorkersPanel, small_e
 def test_a_failed_request_says_why_and_a_cancelled_one_that_it_is(panel: WorkersPanel, small_engine: Any) -> None:
     bad, *slow = requests(small_engine, "One.", *["Two, three, four, five, six, seven, eight."] * 4)
     panel.submit([{**bad, "num_beams": 65}, *slow])
+    pool_of(panel)
     wait_for(lambda: len(panel.requests) == 5)
     panel.table._handle_custom_msg({"type": "action", "action": "cancel", "id": 5}, [])
     panel.cancel_all()
@@ -110,8 +118,7 @@ def test_a_failed_request_says_why_and_a_cancelled_one_that_it_is(panel: Workers
 
 def test_the_engine_of_the_session_survives_the_panel(panel: WorkersPanel, small_engine: Any) -> None:
     panel.start_pool()
-    wait_for(lambda: panel.pool is not None)
-    pool = panel.pool
+    pool = pool_of(panel)
     panel.close()
     wait_for(lambda: pool.stats()["workers"][0]["state"] == "closed", 20)
     assert small_engine.infer(small_engine.default_voice(), "One.", num_beams=1, seed=1)[1].size > 0

@@ -20,14 +20,25 @@ LANES = 64
 
 
 @triton.jit
-def _doubled(x, at, valid, stride, length, taps, odd: tl.constexpr):
-    """Sample ``2 at + odd`` of the upsampled signal, for every lane."""
-    y = tl.zeros_like(at).to(tl.float32)
-    for k in tl.static_range(6):
-        place = tl.minimum(tl.maximum(at + odd + 2 - k, 0), length - 1)
-        tap = tl.load(taps + (2 * k if odd else 2 * k + 1))
-        y += tap * tl.load(x + place * stride, mask=valid, other=0.0).to(tl.float32)
-    return 2.0 * y
+def sample(source, at, stride, last, valid):
+    """Input sample ``at``, beyond the ends the one at the end, for every lane."""
+    place = tl.minimum(tl.maximum(at, 0), last)
+    return tl.load(source + place * stride, mask=valid, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def window(source, at, stride, last, valid):
+    """Input samples ``at - 3`` to ``at + 3``: what a pair of doubled samples is made of."""
+    w0, w1 = sample(source, at - 3, stride, last, valid), sample(source, at - 2, stride, last, valid)
+    w2, w3 = sample(source, at - 1, stride, last, valid), sample(source, at, stride, last, valid)
+    w4, w5 = sample(source, at + 1, stride, last, valid), sample(source, at + 2, stride, last, valid)
+    return w0, w1, w2, w3, w4, w5, sample(source, at + 3, stride, last, valid)
+
+
+@triton.jit
+def even_taps(taps):
+    """Filter taps 0, 2, 4, 6, 8, 10."""
+    return tl.load(taps), tl.load(taps + 2), tl.load(taps + 4), tl.load(taps + 6), tl.load(taps + 8), tl.load(taps + 10)
 
 
 @triton.jit
@@ -36,28 +47,12 @@ def _snake(y, alpha, inverse_beta):
     return y + inverse_beta * (wave * wave)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["channels", "tiles", "frames", "x_batch", "x_channel", "out_batch", "out_channel"])
 def _activation(
-    x,
-    out,
-    alpha,
-    inverse_beta,
-    taps,
-    lengths,
-    channels,
-    tiles,
-    frames,
-    x_batch,
-    x_channel,
-    x_time,
-    out_batch,
-    out_channel,
-    out_time,
-    HAS_LENGTHS: tl.constexpr,
-    CHANNELS_INSIDE: tl.constexpr,
-    RUN: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    x, out, alpha, inverse_beta, taps, lengths, channels, tiles, frames,
+    x_batch, x_channel, x_time, out_batch, out_channel, out_time,
+    HAS_LENGTHS: tl.constexpr, CHANNELS_INSIDE: tl.constexpr, RUN: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
     if CHANNELS_INSIDE:  # neighbouring lanes read neighbouring memory
@@ -71,15 +66,22 @@ def _activation(
     a = tl.load(alpha + channel, mask=valid, other=0.0)
     b = tl.load(inverse_beta + channel, mask=valid, other=0.0)
     source = x + batch * x_batch + channel.to(tl.int64) * x_channel
-    first = tile * RUN
+    first, last = tile * RUN, length - 1
     step = tl.arange(0, RUN)
+    # The window slides, and stands still beyond the ends.
+    w0, w1, w2, w3, w4, w5, w6 = window(source, tl.minimum(tl.maximum(first - 4, 0), last), x_time, last, valid)
+    t0, t2, t4, t6, t8, t10 = even_taps(taps)
+    t1, t3, t5, t7, t9, t11 = even_taps(taps + 1)
     z = tl.zeros([LANES, RUN], dtype=tl.float32)
-    for i in tl.static_range(RUN + 6):
-        at = first + (i - 3)  # this pair of doubled samples, beyond the ends the one at the end
-        inside = tl.minimum(tl.maximum(at, 0), length - 1)
-        even = _snake(_doubled(source, inside, valid, x_time, length, taps, 0), a, b)
-        odd = _snake(_doubled(source, inside, valid, x_time, length, taps, 1), a, b)
-        even, odd = tl.where(at >= length, odd, even), tl.where(at < 0, even, odd)
+    for i in range(RUN + 6):  # unrolled it would take ten seconds to compile
+        at = first + (i - 3)
+        moves = (at > 0) & (at <= last)
+        w0, w1, w2 = tl.where(moves, w1, w0), tl.where(moves, w2, w1), tl.where(moves, w3, w2)
+        w3, w4, w5 = tl.where(moves, w4, w3), tl.where(moves, w5, w4), tl.where(moves, w6, w5)
+        w6 = tl.where(moves, sample(source, at + 3, x_time, last, valid), w6)
+        even = _snake(2.0 * (t1 * w5 + t3 * w4 + t5 * w3 + t7 * w2 + t9 * w1 + t11 * w0), a, b)
+        odd = _snake(2.0 * (t0 * w6 + t2 * w5 + t4 * w4 + t6 * w3 + t8 * w2 + t10 * w1), a, b)
+        even, odd = tl.where(at > last, odd, even), tl.where(at < 0, even, odd)
         # Output ``step`` takes even sample q with tap 2 (q - step) + 5 and odd sample q with tap 2 (q - step) + 6.
         tap = 2 * ((i - 3) - step) + 5
         z += even[:, None] * tl.load(taps + tap, mask=(tap >= 0) & (tap < 12), other=0.0)[None, :]

@@ -1,0 +1,109 @@
+"""``python -m tests.engine.compile_kernels [--arch 90] [--dtype bfloat16]``: every Triton kernel compiled for a GPU that is not there.
+
+Triton brings its assembler along, so all but the last step of a launch can be tried anywhere: each launch of the stages' checks and of
+decode steps at the release's sizes is compiled for the architecture and printed as a JSON line with the shared memory that it takes.
+Nothing is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from indextts.config import ConformerConfig, GPTConfig
+from indextts.engine.kernels import checks, decode
+from indextts.engine.quantise import quantise
+from indextts.engine.static_cache import KVStorage, StaticCache
+from indextts.models.bigvgan import Activation
+from indextts.models.gpt import UnifiedVoice
+from indextts.training.snake import activate
+
+CPU = torch.device("cpu")
+SHARED = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes a program may have (CUDA C++ Programming Guide)
+KINDS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "i1", torch.int8: "i8"}
+KINDS[torch.float8_e4m3fn] = "fp8e4nv"
+CONDITIONER = ConformerConfig(output_size=16, linear_units=24, attention_heads=2, num_blocks=1)
+
+
+class Compiler:
+    """Stands in for launches: compiles what would be launched, each version once."""
+
+    def __init__(self, arch: int) -> None:
+        self.target, self.seen = GPUTarget("cuda", arch, 32), set[str]()
+
+    def __call__(self, kernel: JITFunction, *given: Any, grid: Any, warmup: bool, **named: Any) -> None:
+        names, options = kernel.arg_names, {name: value for name, value in named.items() if name not in kernel.arg_names}
+        values = {**dict(zip(names, given, strict=False)), **{name: value for name, value in named.items() if name in names}}
+        types, constants, facts = {}, {}, {}
+        for i, (name, parameter) in enumerate(zip(names, kernel.params, strict=True)):
+            value, special = values[name], not parameter.do_not_specialize
+            if parameter.is_constexpr or (special and isinstance(value, int) and value == 1):
+                types[name], constants[i,] = "constexpr", value
+                continue
+            types[name] = f"*{KINDS[value.dtype]}" if isinstance(value, Tensor) else "fp32" if isinstance(value, float) else "i32"
+            if isinstance(value, Tensor) or (special and isinstance(value, int) and value % 16 == 0):
+                facts[i,] = [["tt.divisibility", 16]]
+        if (version := repr((kernel.__name__, types, constants, facts, options))) in self.seen:
+            return
+        self.seen.add(version)
+        made = triton.compile(ASTSource(kernel, types, constants, facts), target=self.target, options=options)
+        row = {
+            "kernel": kernel.__name__,
+            "shared": made.metadata.shared,
+            "stages": made.metadata.num_stages,
+            "bytes": len(made.asm["cubin"]),
+        }
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+
+
+def decode_steps(dtype: torch.dtype, weights: str, *shapes: tuple[int, int]) -> None:
+    """Steps of (rows, beams) at the release's width, one layer deep."""
+    config = GPTConfig(
+        model_dim=1280, layers=1, heads=20, max_mel_tokens=20, max_text_tokens=8, number_text_tokens=10, number_mel_codes=8194,
+        start_mel_token=8192, stop_mel_token=8193, condition_module=CONDITIONER, emo_condition_module=CONDITIONER, feature_dim=10,
+        condition_num_latent=2, emo_latent_dim=16, perceiver_dim_head=8,
+    )  # fmt: skip
+    gpt = UnifiedVoice(config).eval().to(dtype)
+    if weights != "full":
+        quantise(gpt.gpt, weights)
+    for rows, beams in shapes:
+        cache = StaticCache(KVStorage(CPU, dtype, lambda: None), 1, 20, 64, rows, beams)
+        pair = torch.zeros(2, rows, 20, 9, 64, dtype=dtype).unbind(0)
+        bucket = cache.begin([(pair[0], pair[1])], torch.ones(rows, 9, dtype=torch.bool), 600, 600)
+        cache.see(bucket, torch.zeros(rows, beams, dtype=torch.long))
+        decode.feed(gpt, torch.zeros(rows, beams, 1280), cache, bucket)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, choices=SHARED, default=90)
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="bfloat16")
+    arguments = parser.parse_args()
+    dtype, compiler = getattr(torch, arguments.dtype), Compiler(arguments.arch)
+    JITFunction.run = lambda kernel, *given, **named: compiler(kernel, *given, **named)
+    decode._device_limits = lambda device: (132, SHARED[arguments.arch])
+    with torch.no_grad():
+        for check in (checks.vocoder, checks.solver, checks.decode):
+            check(CPU, dtype)
+        decode_steps(dtype, "full", (1, 1), (1, 3), (16, 3))
+        if dtype != torch.float32:
+            decode_steps(dtype, "int8", (1, 3))
+            if arguments.arch >= 89:
+                decode_steps(dtype, "fp8", (1, 3))
+    x = torch.zeros(2, 48, 64, requires_grad=True)
+    activate(x, Activation(48)).sum().backward()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
