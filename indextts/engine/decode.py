@@ -35,6 +35,8 @@ from indextts.models.gpt2 import GPT2Block, KVCache
 
 logger = logging.getLogger(__name__)
 MB = 1024 * 1024
+Searches = tuple[type[Search], type[BeamSearch]]  # what chooses codes, without beams and with
+PLAIN_SEARCHES: Searches = (Search, BeamSearch)
 Feed = Callable[[UnifiedVoice, Tensor, StaticCache, Bucket], Tensor]
 
 
@@ -90,7 +92,7 @@ class _Session:
 class StaticDecoder:
     """Generates with ``gpt`` on ``device``. ``dtype``: of its linear weights (None: float32).
 
-    ``run``: what runs the stack on the newest codes, :func:`feed` unless given.
+    ``run``: what runs the stack on the newest codes, :func:`feed` unless given. ``searches``: what chooses the codes.
     ``use_graphs``: replay steps from CUDA graphs; it turns False, with one log line, if a capture fails. ``poll_every``: steps queued
     before the host asks for the end. One call at a time.
     """
@@ -104,8 +106,10 @@ class StaticDecoder:
         use_graphs: bool,
         warmup_steps: int = 3,
         run: Feed | None = None,
+        searches: Searches = PLAIN_SEARCHES,
     ) -> None:
         self.gpt = gpt
+        self.searches = searches
         self.device = device
         self.use_graphs = use_graphs and device.type == "cuda"
         self.run = run
@@ -311,7 +315,7 @@ class StaticDecoder:
     def _session(self, rows: int, beams: int) -> _Session:
         if (rows, beams) not in self._sessions:
             stack = self.gpt.config
-            kind = Search if beams == 1 else BeamSearch
+            kind = self.searches[min(beams, 2) - 1]
             cache = StaticCache(self._storage, stack.layers, stack.heads, stack.model_dim // stack.heads, rows, beams)
             self._sessions[rows, beams] = _Session(kind(self.gpt, rows, beams, self.device), cache)
         return self._sessions[rows, beams]
@@ -341,10 +345,7 @@ def decode_step(
     No argument says which step it is; that is in ``search.step``. Nothing in here may depend on a value in device memory. ``run``: what
     runs the stack, if not :func:`feed`.
     """
-    codes, parents = search.advance(params, forced, generator)
-    cache.see(bucket, parents)
-    # While generating, the k-th code has position k + 1.
-    x = gpt.mel_embedding(codes) + gpt.mel_pos_embedding.emb.weight.index_select(0, search.step + 1)
+    x = search.enter(gpt, cache, bucket, params, forced, generator)
     search.logits.copy_((run or feed)(gpt, x, cache, bucket))
     cache.advance()
 

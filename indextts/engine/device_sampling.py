@@ -84,10 +84,15 @@ def _race(probabilities: Tensor, generator: Draws) -> Tensor:
 
     ``torch.multinomial`` draws in this way, so its results are reproduced.
     """
-    waits = torch.empty_like(probabilities)
+    return probabilities / exponential_waits(probabilities, generator)
+
+
+def exponential_waits(like: Tensor, generator: Draws) -> Tensor:
+    """Waiting times of the shape ``(B, n)`` of ``like``, drawn from one generator, or from one a row."""
+    waits = torch.empty_like(like)
     if generator is None or isinstance(generator, torch.Generator):
         waits.exponential_(generator=generator)
     else:
         for row, own in zip(waits, generator, strict=True):
             row.exponential_(generator=own)
-    return probabilities / waits
+    return waits

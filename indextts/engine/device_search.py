@@ -12,6 +12,7 @@ from torch import Tensor
 from indextts.engine.device_sampling import draw_codes, shape_scores
 from indextts.engine.generate import GeneratedCodes, code_lengths
 from indextts.engine.sampling import Draws, SamplingParams
+from indextts.engine.static_cache import Bucket, StaticCache
 from indextts.models.gpt import PLACEHOLDER, UnifiedVoice
 
 
@@ -43,6 +44,16 @@ class Search:
             buffer.zero_()
         self.seen[..., PLACEHOLDER] = self.seen[..., self.start] = True
         self.logits.copy_(logits[:, None])
+
+    def enter(
+        self, gpt: UnifiedVoice, cache: StaticCache, bucket: Bucket, params: SamplingParams, forced: bool, generator: Draws
+    ) -> Tensor:
+        """Choose the next code of each sequence, let its cache follow, and embed it: ``(B, b, D)``."""
+        codes, parents = self.advance(params, forced, generator)
+        cache.see(bucket, parents)
+        # While generating, the k-th code has position k + 1.
+        embedded: Tensor = gpt.mel_embedding(codes) + gpt.mel_pos_embedding.emb.weight.index_select(0, self.step + 1)
+        return embedded
 
     def advance(self, params: SamplingParams, forced: bool, generator: Draws) -> tuple[Tensor, Tensor]:
         """Choose the next code of each sequence: codes and parents, ``(B, b)`` each. ``forced``: never stop."""

@@ -24,11 +24,12 @@ class Fusion:
     """Which stages use fused kernels: ``"auto"`` and True where the device passes the check, False never.
 
     ``decode``: norm, product, GELU and residual, and attention over the static cache, of the accelerated decoder. ``solver``: norms,
-    rotary positions and gates of the accelerated mel solver. ``vocoder``: the anti-aliased activation. With True a stage that cannot is
-    reported as a warning instead of in passing.
+    rotary positions and gates of the accelerated mel solver. ``vocoder``: the anti-aliased activation. ``sampler``: the choice of the next
+    code, with beams and without. With True a stage that cannot is reported as a warning instead of in passing.
     """
 
     decode: Wish = "auto"
+    sampler: Wish = "auto"
     solver: Wish = "auto"
     vocoder: Wish = "auto"
 

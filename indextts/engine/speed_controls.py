@@ -88,18 +88,20 @@ class SpeedControls:
     def fusion(self, on: bool) -> None:
         self.set_fusion(**dict.fromkeys(Fusion.names(), "auto" if on else False))
 
-    def set_fusion(self, decode: Wish | None = None, solver: Wish | None = None, vocoder: Wish | None = None) -> None:
+    def set_fusion(
+        self, decode: Wish | None = None, solver: Wish | None = None, vocoder: Wish | None = None, sampler: Wish | None = None
+    ) -> None:
         """Fused Triton kernels per stage: True, False, or ``"auto"``; None leaves a stage as it is.
 
         They run only where the device has shown that it computes them right; see :mod:`indextts.engine.fusion`.
         """
-        given = {"decode": decode, "solver": solver, "vocoder": vocoder}
+        given = {"decode": decode, "solver": solver, "vocoder": vocoder, "sampler": sampler}
         wish = dataclasses.replace(self._stages.fusion, **{name: value for name, value in given.items() if value is not None})
         self._change(lambda stages: stages.set_fusion(wish), wish != self._stages.fusion)
 
     @property
     def fused(self) -> dict[str, bool]:
-        """Which of ``decode``, ``solver`` and ``vocoder`` run on fused kernels at present."""
+        """Which of ``decode``, ``sampler``, ``solver`` and ``vocoder`` run on fused kernels at present."""
         return self._stages.fused
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from indextts.engine.attention import attention_kernel
 from indextts.engine.content import ContentProjection
-from indextts.engine.decode import Feed, StaticDecoder, feed
+from indextts.engine.decode import PLAIN_SEARCHES, Feed, StaticDecoder, feed
 from indextts.engine.deepspeed import with_deepspeed
 from indextts.engine.fusion import Fusion
 from indextts.engine.precision import copy_to, dtype_of, inputs_inside, matmul_mode, solver_products_in, vocoder_dtype
@@ -180,9 +180,11 @@ class StageSwitches:
     @property
     def fused(self) -> dict[str, bool]:
         """Which stages run on fused kernels at present."""
-        decoding = self.decoder is not None and self.decoder.run is not None and not self.compiled_decode
+        decoder = self.decoder
+        decoding = decoder is not None and decoder.run is not None and not self.compiled_decode
+        choosing = decoder is not None and decoder.searches != PLAIN_SEARCHES
         solving = self.solver is not None and self.solver.ops is not SolverOps
-        return {"decode": decoding, "solver": solving, "vocoder": self.voice.fused is not None}
+        return {"decode": decoding, "sampler": choosing, "solver": solving, "vocoder": self.voice.fused is not None}
 
     @property
     def buffer_memory_mb(self) -> float:
@@ -294,9 +296,15 @@ class StageSwitches:
             self.content = ContentProjection(self.s2mel, self.semantic_codec, self.device)
 
     def _new_decoder(self) -> StaticDecoder:
+        searches = PLAIN_SEARCHES
+        if self.fusion.usable("sampler", self.device, torch.float32):
+            from indextts.engine.kernels import sampler
+
+            searches = sampler.FusedSearch, sampler.FusedBeamSearch
         return StaticDecoder(
-            self.gpt, self.device, self.dtype, use_graphs=self._captures, warmup_steps=self._warmup_steps, run=self._decoder_feed()
-        )
+            self.gpt, self.device, self.dtype,
+            use_graphs=self._captures, warmup_steps=self._warmup_steps, run=self._decoder_feed(), searches=searches,
+        )  # fmt: skip
 
     def _decoder_feed(self) -> Feed | None:
         stack = self.gpt.config

@@ -21,7 +21,9 @@ from triton.runtime.jit import JITFunction
 
 from indextts.config import ConformerConfig, GPTConfig
 from indextts.engine.kernels import checks, decode
+from indextts.engine.kernels.sampler import FusedBeamSearch, FusedSearch
 from indextts.engine.quantise import quantise
+from indextts.engine.sampling import SamplingParams
 from indextts.engine.static_cache import KVStorage, StaticCache
 from indextts.models.bigvgan import Activation
 from indextts.models.gpt import UnifiedVoice
@@ -30,7 +32,7 @@ from indextts.training.snake import activate
 CPU = torch.device("cpu")
 SHARED = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes a program may have (CUDA C++ Programming Guide)
 KINDS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "i1", torch.int8: "i8"}
-KINDS[torch.float8_e4m3fn] = "fp8e4nv"
+KINDS |= {torch.float8_e4m3fn: "fp8e4nv", torch.int32: "i32", torch.float64: "fp64"}
 CONDITIONER = ConformerConfig(output_size=16, linear_units=24, attention_heads=2, num_blocks=1)
 
 
@@ -66,14 +68,19 @@ class Compiler:
         sys.stdout.flush()
 
 
-def decode_steps(dtype: torch.dtype, weights: str, *shapes: tuple[int, int]) -> None:
-    """Steps of (rows, beams) at the release's width, one layer deep."""
+def model() -> UnifiedVoice:
+    """The release's width and vocabulary, one layer deep."""
     config = GPTConfig(
         model_dim=1280, layers=1, heads=20, max_mel_tokens=20, max_text_tokens=8, number_text_tokens=10, number_mel_codes=8194,
         start_mel_token=8192, stop_mel_token=8193, condition_module=CONDITIONER, emo_condition_module=CONDITIONER, feature_dim=10,
         condition_num_latent=2, emo_latent_dim=16, perceiver_dim_head=8,
     )  # fmt: skip
-    gpt = UnifiedVoice(config).eval().to(dtype)
+    return UnifiedVoice(config).eval()
+
+
+def decode_steps(dtype: torch.dtype, weights: str, *shapes: tuple[int, int]) -> None:
+    """Steps of (rows, beams) at the release's width, one layer deep."""
+    gpt = model().to(dtype)
     if weights != "full":
         quantise(gpt.gpt, weights)
     for rows, beams in shapes:
@@ -82,6 +89,18 @@ def decode_steps(dtype: torch.dtype, weights: str, *shapes: tuple[int, int]) -> 
         bucket = cache.begin([(pair[0], pair[1])], torch.ones(rows, 9, dtype=torch.bool), 600, 600)
         cache.see(bucket, torch.zeros(rows, beams, dtype=torch.long))
         decode.feed(gpt, torch.zeros(rows, beams, 1280), cache, bucket)
+
+
+def choices() -> None:
+    """Of one beam and of several, with the release's arguments and vocabulary."""
+    gpt = model()
+    for rows, beams in ((1, 1), (1, 3), (16, 3)):
+        search = (FusedSearch if beams == 1 else FusedBeamSearch)(gpt, rows, beams, CPU)
+        cache = StaticCache(KVStorage(CPU, torch.float32, lambda: None), 1, 20, 64, rows, beams)
+        empty = torch.zeros(rows, 20, 9, 64)
+        bucket = cache.begin([(empty, empty)], None, 600, 600)
+        search.begin(torch.zeros(rows, 8194), 20)
+        search.enter(gpt, cache, bucket, SamplingParams(num_beams=beams), False, torch.Generator())
 
 
 def main() -> int:
@@ -95,6 +114,7 @@ def main() -> int:
     with torch.no_grad():
         for check in (checks.vocoder, checks.solver, checks.decode):
             check(CPU, dtype)
+        choices()
         decode_steps(dtype, "full", (1, 1), (1, 3), (16, 3))
         if dtype != torch.float32:
             decode_steps(dtype, "int8", (1, 3))

@@ -12,14 +12,18 @@ import logging
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from indextts.engine import fusion, vocoder
 from indextts.engine.decode import feed as plain_feed
+from indextts.engine.device_beams import BeamSearch
+from indextts.engine.device_search import Search
 from indextts.engine.fusion import Fusion
 from indextts.engine.precision import copy_to
+from indextts.engine.sampling import SamplingParams
 from indextts.engine.solver import FastSolver
 from indextts.engine.static_cache import KVStorage, StaticCache
 from indextts.models.bigvgan import Activation
@@ -111,6 +115,48 @@ def test_a_decode_step_on_kernels_equals_torch(rows: int, beams: int, dtype: tor
             cache.advance()
 
 
+SAMPLING: list[dict[str, Any]] = [
+    {"top_k": 5, "top_p": 0.5, "repetition_penalty": 1.3},
+    {"top_p": 1.0, "top_k": 7, "temperature": 1.0},
+    {"do_sample": False, "repetition_penalty": 2.0},
+    {"length_penalty": 1.0, "early_stopping": "never", "repetition_penalty": 1.0},
+    {"early_stopping": True, "top_k": 20},
+]
+
+
+@needs_triton
+@pytest.mark.parametrize("given", [SAMPLING[0], *(pytest.param(case, marks=pytest.mark.slow) for case in SAMPLING[1:])])
+@pytest.mark.parametrize(("rows", "beams", "forced", "equals"), [(1, 1, False, True), (2, 3, False, False), (1, 3, True, True)])
+def test_chosen_codes_are_those_of_torch(given: dict[str, Any], rows: int, beams: int, forced: bool, equals: bool) -> None:
+    """Codes, parents, masks, finished hypotheses and embeddings, with the random numbers of the same seed."""
+    from indextts.engine.kernels.checks import alike, searched
+    from indextts.engine.kernels.sampler import FusedBeamSearch, FusedSearch, knows
+
+    gpt, params = tiny_gpt().to(DEVICE), SamplingParams(**{"num_beams": beams, "top_k": 12, **given})
+    if equals and beams > 1 and not params.do_sample:
+        pytest.skip("which of equal scores comes first is not defined")
+    assert knows(params, gpt.config.number_mel_codes)
+    pair = (Search, FusedSearch) if beams == 1 else (BeamSearch, FusedBeamSearch)
+    with torch.inference_mode():
+        plain_trace, trace = (searched(kind(gpt, rows, beams, DEVICE), gpt, params, 4, forced=forced, equals=equals) for kind in pair)
+    assert len(plain_trace) == 4
+    assert [step for step, states in enumerate(zip(plain_trace, trace, strict=True)) if not alike(*states)] == []
+
+
+@needs_triton
+def test_what_the_sampler_does_not_know_is_left_to_torch() -> None:
+    from indextts.engine.kernels.checks import alike, searched
+    from indextts.engine.kernels.sampler import FusedSearch, knows
+
+    gpt = tiny_gpt()
+    for given in ({"typical_sampling": True}, {"top_k": 0}, {"top_k": 500}, {"num_beams": 9}):
+        assert not knows(SamplingParams(**given), 1000)
+    params = SamplingParams(num_beams=1, top_k=0)
+    with torch.inference_mode():
+        traces = [searched(kind(gpt, 1, 1, CPU), gpt, params, 3) for kind in (Search, FusedSearch)]
+    assert all(alike(*states) for states in zip(*traces, strict=True))
+
+
 @needs_triton
 @pytest.mark.parametrize(
     ("arch", "dtype"),
@@ -125,7 +171,7 @@ def test_every_kernel_compiles_and_fits(arch: int, dtype: str) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len({row["kernel"] for row in rows}) == 9
+    assert len({row["kernel"] for row in rows}) == 14
     assert [row for row in rows if row["shared"] > SHARED[arch]] == []
 
 

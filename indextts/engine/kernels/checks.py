@@ -9,8 +9,12 @@ from torch import Tensor
 
 from indextts.config import ConformerConfig, GPTConfig
 from indextts.engine import vocoder as plain_vocoder
+from indextts.engine.beam_search import UNBORN
 from indextts.engine.decode import feed as plain_feed
+from indextts.engine.device_beams import BeamSearch
+from indextts.engine.device_search import Search
 from indextts.engine.precision import copy_to
+from indextts.engine.sampling import SamplingParams
 from indextts.engine.solver_ops import SolverOps
 from indextts.engine.static_cache import KVStorage, StaticCache
 from indextts.models.bigvgan import Activation
@@ -73,6 +77,63 @@ def decode(device: torch.device, dtype: torch.dtype) -> float:
             worst = max(worst, _error(feed(gpt, x, cache, bucket), expected), _error(bucket.kv, written))
             cache.advance()
     return worst
+
+
+def sampler(device: torch.device, dtype: torch.dtype) -> float:
+    """Codes, books and embeddings of a few steps with one beam and with three: the share of steps that differ."""
+    from indextts.engine.kernels.sampler import FusedBeamSearch, FusedSearch
+
+    torch_state = torch.get_rng_state()
+    try:
+        torch.manual_seed(0)
+        gpt = copy_to(_small_gpt(), device, dtype)
+    finally:
+        torch.set_rng_state(torch_state)
+    steps, differ = 6, 0
+    for rows, beams, pair in ((1, 1, (Search, FusedSearch)), (2, 3, (BeamSearch, FusedBeamSearch))):
+        params = SamplingParams(num_beams=beams, top_k=12, repetition_penalty=1.5)
+        traces = [searched(kind(gpt, rows, beams, device), gpt, params, steps) for kind in pair]
+        differ += sum(not alike(*states) for states in zip(*traces, strict=True))
+    return differ / (2 * steps)
+
+
+def searched(
+    search: Search, gpt: UnifiedVoice, params: SamplingParams, steps: int, *, forced: bool = False, equals: bool = False
+) -> list[dict[str, Tensor]]:
+    """What is known after each step on made-up logits, always the same; ``equals``: with many equals among them."""
+    device, rows, beams = search.logits.device, search.rows, search.beams
+    cache = StaticCache(KVStorage(device, torch.float32, lambda: None), 1, 2, 16, rows, beams)
+    empty = torch.zeros(rows, 2, 3, 16, device=device)
+    bucket = cache.begin([(empty, empty)], None, 100, 100)
+    draws, made = torch.Generator(device).manual_seed(0), torch.Generator().manual_seed(1)
+
+    def logits() -> Tensor:
+        drawn = 3 * torch.randn(rows, beams, search.logits.shape[-1], generator=made)
+        return (drawn.round() if equals else drawn).to(device)
+
+    search.begin(logits()[:, 0], steps)
+    trace = []
+    for step in range(steps):
+        x = search.enter(gpt, cache, bucket, params, forced, draws)
+        search.logits.copy_(logits())
+        cache.advance()
+        own = {"x": x, "visible": bucket.visible, "seen": search.seen, "codes": search.tokens[step], "parents": search.parents[step]}
+        books = {"done": search.done, "ended": search.ended}
+        if isinstance(search, BeamSearch):
+            own["scores"] = search.scores
+            books |= {"found": search.found_score, "found_step": search.found_step, "found_beam": search.found_beam}
+        trace.append({name: value.clone() for name, value in (own | books).items()})
+    return trace
+
+
+def alike(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two searches agree; beams that only fill up, whose score says that they were never born, may be any."""
+    born = one["scores"] > UNBORN / 2 if "scores" in one else torch.ones_like(one["codes"], dtype=torch.bool)
+    for name, value in one.items():
+        pair = (value[born], other[name][born]) if value.shape[:2] == born.shape else (value, other[name])
+        if not torch.allclose(pair[0].double(), pair[1].double(), rtol=1e-4, atol=1e-4, equal_nan=True):
+            return False
+    return True
 
 
 def _solver_pairs(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,0 +1,112 @@
+"""Choosing the codes of a step in five kernels instead of some forty (one beam) or a hundred (several).
+
+Shape the scores and run the race among what top-p leaves, one program a sequence; put the beams' picks together and keep the books, one
+program a row; let beams fork; count. :class:`FusedSearch` and :class:`FusedBeamSearch` hold the same buffers as the classes in torch that
+they stand in for, draw the same random numbers, and leave to them what the kernels do not know: typical sampling, top-p without top-k, more
+than 128 for top-k, more than 8 beams.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from indextts.engine.device_beams import BeamSearch
+from indextts.engine.device_sampling import exponential_waits
+from indextts.engine.device_search import Search
+from indextts.engine.kernels import sampler_parts as parts
+from indextts.engine.sampling import Draws, SamplingParams
+from indextts.engine.static_cache import Bucket, StaticCache
+from indextts.models.gpt import UnifiedVoice
+
+MOST_K, MOST_BEAMS, MOST_CODES = 128, 8, 32768
+BLOCK = 1024
+
+
+def knows(params: SamplingParams, vocabulary: int) -> bool:
+    """Whether the kernels can choose as ``params`` say."""
+    fits = params.num_beams <= MOST_BEAMS and vocabulary <= MOST_CODES
+    k = max(params.top_k or 0, params.min_keep)
+    return fits and not params.typical_sampling and (not params.do_sample or (bool(params.top_k) and k <= min(MOST_K, vocabulary - 2)))
+
+
+class _Fused(Search):
+    """What both searches share: the first kernel and the last two."""
+
+    def enter(
+        self, gpt: UnifiedVoice, cache: StaticCache, bucket: Bucket, params: SamplingParams, forced: bool, generator: Draws
+    ) -> Tensor:
+        """As in torch."""
+        if not knows(params, self.logits.shape[-1]):
+            return super().enter(gpt, cache, bucket, params, forced, generator)
+        self._choose(params, self._pick(params, forced, generator))
+        codes, places = gpt.mel_embedding.weight, gpt.mel_pos_embedding.emb.weight
+        x = torch.empty(self.rows, self.beams, codes.shape[1], device=codes.device, dtype=codes.dtype)
+        most = max(self.seen.shape[-1], bucket.keys, codes.shape[1])
+        parts.fork[(self.rows, triton.cdiv(most, BLOCK))](
+            self.tokens, self.parents, self.step, self.seen, bucket.visible, cache.slots, codes, places, x,
+            self.rows, self.seen.shape[-1], bucket.keys, codes.shape[1],
+            BEAMS=self.beams, LANES=triton.next_power_of_2(self.beams), BLOCK=BLOCK,
+        )  # fmt: skip
+        parts.finish[(1,)](self.done, self.step, self.ended, self.rows, LANES=triton.next_power_of_2(self.rows))
+        return x
+
+    def _pick(self, params: SamplingParams, forced: bool, generator: Draws) -> tuple[Tensor, ...]:
+        """Of each sequence: the best score, and codes, scores and waiting times of its picks, and codes and scores of its fillers."""
+        rows, beams, vocabulary = self.logits.shape
+        count, picks, samples = rows * beams, 2 * beams if beams > 1 else 1, params.do_sample
+        device = self.logits.device
+        waits = exponential_waits(self.logits.view(rows, -1), generator) if samples else self.logits
+        highest = torch.empty(count, device=device)
+        codes = torch.empty(2, count, picks, device=device, dtype=torch.int32)
+        values = torch.empty(3, count, picks, device=device)
+        k = max(params.top_k or 1, params.min_keep)
+        width = triton.next_power_of_2(vocabulary)
+        parts.shape_and_pick[(count,)](
+            self.logits, self.seen, waits, highest, codes[0], values[0], values[1], codes[1], values[2],
+            vocabulary, self.stop, params.repetition_penalty, params.temperature, 1.0 - params.top_p,
+            FORCED=forced, LOGS=beams > 1, PENALISES=params.repetition_penalty != 1.0, HEATS=samples and params.temperature != 1.0,
+            SAMPLES=samples, TOP_P=params.top_p < 1.0, K=k, KEEP=params.min_keep, PICKS=picks,
+            LANES=triton.next_power_of_2(k), W=width, num_warps=max(1, min(16, width // 512)),
+        )  # fmt: skip
+        return highest, codes[0], values[0], values[1], codes[1], values[2]
+
+    def _choose(self, params: SamplingParams, picked: tuple[Tensor, ...]) -> None:
+        raise NotImplementedError
+
+
+class FusedSearch(_Fused):
+    """:class:`Search` in kernels."""
+
+    def _choose(self, params: SamplingParams, picked: tuple[Tensor, ...]) -> None:
+        chosen = picked[1] if params.do_sample else picked[4]
+        parts.take_one[(self.rows,)](chosen, self.tokens, self.parents, self.done, self.step, self.rows, self.stop)
+
+
+class FusedBeamSearch(_Fused, BeamSearch):
+    """:class:`BeamSearch` in kernels."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._penalties: dict[float, Tensor] = {}
+
+    def _choose(self, params: SamplingParams, picked: tuple[Tensor, ...]) -> None:
+        pool = triton.next_power_of_2(2 * self.beams * 2 * self.beams)
+        parts.take_beams[(self.rows,)](
+            *picked, self.scores, self.found_score, self.found_step, self.found_beam,
+            self.tokens, self.parents, self.done, self.step, self.limit, self._to_penalties(params.length_penalty), self.rows, self.stop,
+            BEAMS=self.beams, SAMPLES=params.do_sample, EARLY=params.early_stopping is True,
+            TO_LIMIT=params.early_stopping == "never" and params.length_penalty > 0,
+            POOL=pool, LANES=triton.next_power_of_2(2 * self.beams), num_warps=1,
+        )  # fmt: skip
+
+    def _to_penalties(self, exponent: float) -> Tensor:
+        """Every length to the power of the length penalty; made once, before a graph is recorded."""
+        if exponent not in self._penalties:
+            with torch.inference_mode(False):
+                lengths = torch.arange(len(self.tokens) + 2, device=self.step.device, dtype=self.found_score.dtype)
+                self._penalties[exponent] = lengths**exponent
+        return self._penalties[exponent]
