@@ -90,20 +90,24 @@ def kernels(trial: Trial) -> Iterator[Row]:
 
 def decode(trial: Trial) -> Iterator[Row]:
     """Milliseconds of a decode step with its sampler."""
-    runs: dict[str, Any] = {"torch": None}
+    runs: dict[str, dict[str, Any]] = {"torch": {}}
     if trial.on_gpu:
-        runs["torch.compile"] = torch.compile(feed, dynamic=False)
+        runs["torch.compile"] = {"run": torch.compile(feed, dynamic=False)}
         try:
             from indextts.engine.kernels.decode import Tiling
             from indextts.engine.kernels.decode import feed as fused
+            from indextts.engine.kernels.sampler import FusedBeamSearch, FusedSearch
         except ImportError as failure:
             yield {"run": "fused", "failure": str(failure)}
         else:
-            runs |= {f"fused, {words}": functools.partial(fused, tiling=tiling) for words, tiling in tilings(Tiling)}
+            choosing = {"searches": (FusedSearch, FusedBeamSearch)}
+            runs |= {"sampler": choosing, "layers": {"run": fused}, ALL_FUSED: {"run": fused, **choosing}}
+            for words, tiling in tilings(Tiling):
+                runs[f"{ALL_FUSED}, {words}"] = {"run": functools.partial(fused, tiling=tiling), **choosing}
     shapes = ((1, 1), (1, 3), (16, 1), (16, 3)) if trial.on_gpu else ((1, 1), (1, 3))
     weights = ("full", "int8", "fp8") if trial.on_gpu else ("full",)
-    for kind, (name, run) in itertools.product(weights, runs.items()):
-        if kind != "full" and name != "fused, as it is":
+    for kind, (name, options) in itertools.product(weights, runs.items()):
+        if kind != "full" and name != ALL_FUSED:
             continue
         trial.stages.set_weights("full")
         if kind != "full":
@@ -112,14 +116,17 @@ def decode(trial: Trial) -> Iterator[Row]:
                 inputs_inside(trial.stages.gpt.gpt)
         for rows, beams in shapes:
             yield _timed(
-                f"{name}, {kind} weights, {rows} x {beams}", lambda run=run, rows=rows, beams=beams: _step_ms(trial, run, rows, beams)
+                f"{name}, {kind} weights, {rows} x {beams}",
+                lambda options=options, rows=rows, beams=beams: _step_ms(trial, options, rows, beams),
             )
     trial.stages.set_weights("full")
 
 
+ALL_FUSED = "sampler and layers"
+
+
 def tilings(kind: type[Any]) -> Iterator[tuple[str, Any]]:
-    """The tiling in use, and others that differ from it in one thing or two."""
-    yield "as it is", kind()
+    """Others than the one in use, which differ from it in one thing or two."""
     for given in (
         {"fused": 0}, {"fused": 48}, {"fused": 0, "slices": 4}, {"fused": 0, "slices": 8}, {"slices": 4}, {"columns": 16}, {"columns": 64},
         {"stages": 6}, {"depth": 64, "stages": 6}, {"warps": 2}, {"warps": 8}, {"splits": 1}, {"splits": 8}, {"keys": 32},
@@ -127,9 +134,9 @@ def tilings(kind: type[Any]) -> Iterator[tuple[str, Any]]:
         yield ", ".join(f"{name} {value}" for name, value in given.items()), kind(**given)
 
 
-def _step_ms(trial: Trial, run: Any, rows: int, beams: int) -> Row:
+def _step_ms(trial: Trial, options: dict[str, Any], rows: int, beams: int) -> Row:
     stages, params = trial.stages, SamplingParams(num_beams=beams)
-    decoder = StaticDecoder(stages.gpt, trial.device, stages.dtype, use_graphs=trial.on_gpu, run=run)
+    decoder = StaticDecoder(stages.gpt, trial.device, stages.dtype, use_graphs=trial.on_gpu, **options)
     with stages.running(), stages.gpt_autocast():
         prefix, mask = stages.gpt.prefix(stages.gpt.conditioning(trial.speaker.latents, trial.emotion), trial.ids)
         prefill = trial.ms(lambda: decoder.prefill(prefix.expand(rows, -1, -1), mask.expand(rows, -1)))

@@ -24,6 +24,11 @@ def mel_spectrogram(wav: Tensor, config: SpectConfig, sample_rate: int) -> Tenso
     Frames are centred by reflecting (n_fft - hop_length) / 2 samples at both ends. Error: ``ValueError`` for a waveform that is
     not longer than that.
     """
+    return log_mel(magnitudes(wav, config), config, sample_rate)
+
+
+def magnitudes(wav: Tensor, config: SpectConfig) -> Tensor:
+    """Magnitudes (B, n_fft // 2 + 1, F) of the frames of :func:`mel_spectrogram`; its errors."""
     padding = (config.n_fft - config.hop_length) // 2
     if wav.shape[-1] <= padding:
         raise ValueError(f"a mel spectrogram needs more than {padding} samples; got {wav.shape[-1]}")
@@ -36,8 +41,12 @@ def mel_spectrogram(wav: Tensor, config: SpectConfig, sample_rate: int) -> Tenso
         center=False,
         return_complex=True,
     )
-    magnitude = (spectrum.real.square() + spectrum.imag.square() + MAGNITUDE_EPSILON).sqrt()
-    mel = slaney_filters(sample_rate, config.n_fft, config.n_mels, config.fmin, wav.device) @ magnitude
+    return (spectrum.real.square() + spectrum.imag.square() + MAGNITUDE_EPSILON).sqrt()
+
+
+def log_mel(magnitude: Tensor, config: SpectConfig, sample_rate: int) -> Tensor:
+    """Natural-log mel (B, n_mels, F) of :func:`magnitudes`."""
+    mel = slaney_filters(sample_rate, config.n_fft, config.n_mels, config.fmin, magnitude.device) @ magnitude
     return mel.clamp(min=MEL_FLOOR).log()
 
 

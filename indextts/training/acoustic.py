@@ -30,6 +30,7 @@ from indextts.training.sizes import SIZES
 logger = logging.getLogger(__name__)
 
 _BATCH_FRAMES = 22_000
+_WARPED, _WARP = 0.5, 0.15  # share of rows in a voice that nobody has, and the largest factor's logarithm
 _DROP = 0.15  # share of rows without conditions
 _HOP = 256
 _MEL_RATE = SAMPLE_RATE / _HOP
@@ -87,8 +88,9 @@ def train_s2mel(
         draw = _whole_utterances if gpt is not None else _pieces
         ids, before, offsets, prompt_offsets, n, p = draw(corpus, settings.batch, prompts)
         frames, prompt_frames = target_frames(n), round(p * _MEL_RATE / 50)
-        mel = _mels(corpus, ids, offsets, frames)
-        prompt_mel = _mels(corpus, before, prompt_offsets, prompt_frames)
+        warps = _draw_warps(len(ids), settings.device)
+        mel = _mels(corpus, ids, offsets, frames, warps)
+        prompt_mel = _mels(corpus, before, prompt_offsets, prompt_frames, warps)
         style = corpus.style_vectors(before)
         with torch.no_grad():
             content = codec.vq2emb(corpus.codes(ids, offsets, n)).transpose(1, 2)
@@ -207,8 +209,18 @@ def _in_steps(tokens: int) -> int:
     return tokens - tokens % 20 or tokens
 
 
-def _mels(corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int) -> Tensor:
-    return mel_of(corpus.waves(ids, offsets, frames * _HOP))
+def _mels(corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int, warps: Tensor | None) -> Tensor:
+    return mel_of(corpus.waves(ids, offsets, frames * _HOP), warps)
+
+
+def _draw_warps(rows: int, device: torch.device) -> Tensor:
+    """Factors on the frequencies of prompt and target, 1 for half of the rows.
+
+    The style vector stays that of the voice as it was, so that what is to be copied exactly has to be read from the prompt: a voice
+    that was never trained on has a style vector which is only nearly right.
+    """
+    warps = ((2 * torch.rand(rows, device=device) - 1) * _WARP).exp()
+    return torch.where(torch.rand(rows, device=device) < _WARPED, warps, 1.0)
 
 
 @torch.no_grad()
@@ -240,7 +252,7 @@ def _gpt_latents(
 def _start_at_mean_mel(s2mel: S2Mel, corpus: CodedCorpus) -> None:
     """The last layer starts from the mean mel, so that training need not travel there."""
     ids = corpus.draw(32, 60)
-    mel = _mels(corpus, ids, corpus.offsets(ids, 60), 100)
+    mel = _mels(corpus, ids, corpus.offsets(ids, 60), 100, None)
     bias = s2mel.cfm.estimator.conv2.bias
     assert bias is not None
     bias.copy_(mel.mean((0, 2)).to(bias.device))

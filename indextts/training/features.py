@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from indextts.config import SpectConfig
 from indextts.models.filterbank import log_mel_energies
-from indextts.models.mel import mel_spectrogram
+from indextts.models.mel import MAGNITUDE_EPSILON, log_mel, magnitudes
 from indextts.models.semantic_encoder import PADDING_VALUE, SAMPLE_SCALE, STACK
 from indextts.training.corpus import SAMPLE_RATE, TOKEN_SAMPLES
 
@@ -64,9 +64,21 @@ def style_inputs(waves_16k: Tensor) -> Tensor:
     return fbank - fbank.mean(dim=1, keepdim=True)
 
 
-def mel_of(waves: Tensor) -> Tensor:
-    """Log-mel (B, 80, n // 256) of waves (B, n) at 22 050 Hz."""
-    return mel_spectrogram(waves, SpectConfig(), SAMPLE_RATE)
+def mel_of(waves: Tensor, warps: Tensor | None = None) -> Tensor:
+    """Log-mel (B, 80, n // 256) of waves (B, n) at 22 050 Hz. ``warps`` (B,): factors on all frequencies, as of a smaller head."""
+    magnitude = magnitudes(waves, SpectConfig())
+    return log_mel(magnitude if warps is None else _warped(magnitude, warps), SpectConfig(), SAMPLE_RATE)
+
+
+def _warped(magnitude: Tensor, warps: Tensor) -> Tensor:
+    """Magnitudes (B, K, F) with what was at a frequency moved to ``warps`` times that; nothing comes in from above."""
+    bins = magnitude.shape[1]
+    source = torch.arange(bins, device=magnitude.device) / warps[:, None]
+    below = source.floor().clamp(max=bins - 1)
+    share = (source - below)[..., None]
+    lower, upper = (at.long().clamp(max=bins - 1)[..., None].expand(-1, -1, magnitude.shape[2]) for at in (below, below + 1))
+    mixed = (1 - share) * magnitude.gather(1, lower) + share * magnitude.gather(1, upper)
+    return torch.where((source <= bins - 1)[..., None], mixed, MAGNITUDE_EPSILON**0.5)
 
 
 @torch.no_grad()

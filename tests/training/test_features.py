@@ -1,0 +1,41 @@
+"""If these fail, flow matching learns voices that are shifted in one thing and not in another."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from indextts.config import SpectConfig
+from indextts.models.mel import mel_spectrogram
+from indextts.training.acoustic import _draw_warps
+from indextts.training.features import mel_of
+
+
+def tone(hertz: float) -> torch.Tensor:
+    return 0.5 * torch.sin(2 * math.pi * hertz * torch.arange(8192) / 22050)
+
+
+def test_a_warped_mel_is_that_of_the_higher_tone() -> None:
+    waves = torch.stack([tone(1000.0), tone(1000.0), tone(2000.0)])
+    warped, expected = mel_of(waves, torch.tensor([1.0, 1.15, 0.9])), mel_of(torch.stack([tone(1000.0), tone(1150.0), tone(1800.0)]))
+    assert torch.equal(warped[0], mel_spectrogram(waves[:1], SpectConfig(), 22050)[0])
+    inner = slice(2, -2)
+    assert torch.equal(warped[..., inner].argmax(dim=1), expected[..., inner].argmax(dim=1))
+    peaks = expected[..., inner].argmax(dim=1, keepdim=True)
+    assert (warped - expected)[..., inner].gather(1, peaks).abs().max() < 0.3
+
+
+def test_nothing_comes_in_from_above() -> None:
+    noise = torch.randn(1, 8192, generator=torch.Generator().manual_seed(0))
+    lowered = mel_of(noise, torch.tensor([0.8]))[0]
+    assert lowered[-1].max() < lowered[40].min() - 3
+
+
+def test_half_of_the_rows_keep_their_voice() -> None:
+    torch.manual_seed(0)
+    warps = _draw_warps(2000, torch.device("cpu"))
+    assert 0.45 < (warps == 1).float().mean() < 0.55
+    assert warps.log().abs().max() <= 0.15 + 1e-6
+    assert warps.min() < 0.9
+    assert warps.max() > 1.1
