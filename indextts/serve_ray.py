@@ -39,7 +39,11 @@ def deploy(
     from ray import serve
 
     if not ray.is_initialized():
-        ray.init(address=address, **{"log_to_driver": False, **(ray_options or {})})
+        options: dict[str, Any] = {"log_to_driver": False}
+        if address is None and not os.environ.get("RAY_ADDRESS"):  # Ray's own way to name a cluster
+            # Without an address Ray would join whatever cluster this machine happens to run. It listens no more than it must.
+            address, options = "local", {**options, "include_dashboard": False}
+        ray.init(address=address, **{**options, **(ray_options or {})})
     serve.start(http_options={"host": host, "port": port})
     # The key travels to the replica as an argument, not as an environment variable that Ray would show.
     build = functools.partial(build_app, pool_options, voices, service_options)
