@@ -15,13 +15,17 @@ __all__ = ["PairForm"]
 
 TEXT = "The ferry came in at seven, and nobody was waiting on the pier."
 COMPARED = ("precision", "use_accel", "num_beams", "diffusion_steps", "torch_compile", "attention", "fusion", "gpt_weights")
+SHORT = {"use_accel": "Fast paths", "torch_compile": "torch.compile", "gpt_weights": "GPT weights"}
 WIDE = {"description_width": "100px"}
 
 
 class Side(W.VBox):
-    """The settings of one side, those of the engine to begin with. What this machine cannot do is not offered."""
+    """The settings of one side, those of the engine to begin with; ``other``: in another precision, so that there is something to hear.
 
-    def __init__(self, session: Session, letter: str) -> None:
+    What this machine cannot do is not offered.
+    """
+
+    def __init__(self, session: Session, letter: str, other: bool = False) -> None:
         self.menus: dict[str, Any] = {}
         for switch in available_switches(session.tts):
             if switch.name not in COMPARED or not switch.usable:
@@ -31,9 +35,12 @@ class Side(W.VBox):
                 menu = W.Dropdown(description=switch.label, options=options, value=switch.value, tooltip=switch.what, style=WIDE)
             else:
                 menu = W.BoundedIntText(switch.value, min=switch.low, max=switch.high, description=switch.label, style=WIDE)
-            menu.description = {"use_accel": "Fast paths", "torch_compile": "torch.compile"}.get(switch.name, switch.label)
+            menu.description = SHORT.get(switch.name, switch.label)
             menu.layout.width = "100%"
             self.menus[switch.name] = menu
+        if other:
+            menu = self.menus["precision"]
+            menu.value = next((value for _, value in menu.options if value != menu.value), menu.value)
         super().__init__([W.HTML(f"<b>Setting {letter}</b>"), *self.menus.values()])
         self.add_class("itl-column")
 
@@ -54,7 +61,7 @@ class PairForm(W.VBox):
         self.text = W.Textarea(TEXT, rows=2, layout={"width": "100%"}, placeholder="The text to speak in both settings")
         self.voice = VoicePicker(session.tts)
         self.seed = W.BoundedIntText(1, min=0, max=2**32 - 1, description="Seed", tooltip="The same for both")
-        self.sides = (Side(session, "A"), Side(session, "B"))
+        self.sides = (Side(session, "A"), Side(session, "B", other=True))
         self._offered: dict[int, int | None] = {}
         super().__init__()
         self.source.observe(lambda _: self._show(), "value")

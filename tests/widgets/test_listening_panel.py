@@ -110,6 +110,9 @@ def test_without_two_runs_it_says_so(panel: ListeningPanel) -> None:
 def test_two_settings_are_rendered_with_one_seed_and_the_engine_is_as_before(panel: ListeningPanel, small_engine: Any) -> None:
     panel.form.source.value = "settings"
     panel.form.text.value = "One."
+    first, second = (side.menus["precision"].value for side in panel.form.sides)
+    assert (first, second) == ("fp32", "bf16"), "there is something to hear from the start"
+    panel.form.sides[1].menus["precision"].value = first
     panel.render.click()
     assert "the same: change at least one" in panel.error_text
     for side, precision in zip(panel.form.sides, ("fp32", "bf16"), strict=True):
