@@ -130,6 +130,7 @@ def tilings(kind: type[Any]) -> Iterator[tuple[str, Any]]:
     for given in (
         {"fused": 0}, {"fused": 48}, {"fused": 0, "slices": 4}, {"fused": 0, "slices": 8}, {"slices": 4}, {"columns": 16}, {"columns": 64},
         {"stages": 6}, {"depth": 64, "stages": 6}, {"warps": 2}, {"warps": 8}, {"splits": 1}, {"splits": 8}, {"keys": 32},
+        {"overlap": True}, {"overlap": True, "fused": 0}, {"overlap": True, "fused": 0, "slices": 4},
     ):  # fmt: skip
         yield ", ".join(f"{name} {value}" for name, value in given.items()), kind(**given)
 

@@ -78,7 +78,7 @@ def model() -> UnifiedVoice:
     return UnifiedVoice(config).eval()
 
 
-def decode_steps(dtype: torch.dtype, weights: str, *shapes: tuple[int, int]) -> None:
+def decode_steps(dtype: torch.dtype, weights: str, *shapes: tuple[int, int], **cut: Any) -> None:
     """Steps of (rows, beams) at the release's width, one layer deep."""
     gpt = model().to(dtype)
     if weights != "full":
@@ -88,7 +88,7 @@ def decode_steps(dtype: torch.dtype, weights: str, *shapes: tuple[int, int]) -> 
         pair = torch.zeros(2, rows, 20, 9, 64, dtype=dtype).unbind(0)
         bucket = cache.begin([(pair[0], pair[1])], torch.ones(rows, 9, dtype=torch.bool), 600, 600)
         cache.see(bucket, torch.zeros(rows, beams, dtype=torch.long))
-        decode.feed(gpt, torch.zeros(rows, beams, 1280), cache, bucket)
+        decode.feed(gpt, torch.zeros(rows, beams, 1280), cache, bucket, decode.Tiling(**cut))
 
 
 def choices() -> None:
@@ -120,6 +120,9 @@ def main() -> int:
             decode_steps(dtype, "int8", (1, 3))
             if arguments.arch >= 89:
                 decode_steps(dtype, "fp8", (1, 3))
+            if arguments.arch >= 90:
+                decode_steps(dtype, "full", (1, 3), overlap=True)
+                decode_steps(dtype, "full", (1, 3), overlap=True, fused=0)
     x = torch.zeros(2, 48, 64, requires_grad=True)
     activate(x, Activation(48)).sum().backward()
     return 0

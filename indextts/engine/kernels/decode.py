@@ -38,7 +38,9 @@ class Tiling:
 
     ``columns`` and ``depth``: outputs and inputs of a product's tile; ``slices`` of the inner width where the next kernel sums them;
     ``warps`` of a program; ``stages``: tiles on their way, at most, as shared memory allows; ``keys`` of an attention tile; ``splits`` of
-    the cache a head (None: enough to fill the device); ``fused``: most sequences whose norms are made within the products.
+    the cache a head (None: enough to fill the device); ``fused``: most sequences whose norms are made within the products. ``overlap``:
+    a kernel's programs come in, and send for their weights, while the kernel before is at work (programmatic dependent launch, from
+    sm_90 on; untried, so off).
     """
 
     columns: int = 32
@@ -49,6 +51,7 @@ class Tiling:
     keys: int = 64
     splits: int | None = None
     fused: int = 4
+    overlap: bool = False
 
 
 TILING = Tiling()
@@ -99,8 +102,9 @@ class _Layers:
         if self.count > t.fused:
             normed = torch.empty(self.count, width, device=self.x.device, dtype=self.dtype)
             sum_norm[(self.count,)](
-                *given, normed, stride, first.eps, width, SLICES=self.slices, NORMS=len(norms), W=triton.next_power_of_2(width)
-            )
+                *given, normed, stride, first.eps, width, SLICES=self.slices, NORMS=len(norms), W=triton.next_power_of_2(width),
+                OVERLAP=t.overlap, launch_pdl=t.overlap,
+            )  # fmt: skip
             self._product(normed, layer, out, gelu=gelu)
         else:
             weight, scale, strides = _stored(layer)
@@ -108,9 +112,9 @@ class _Layers:
             tile = depth * (4 * self.rows * (self.slices + 1) + t.columns * weight.element_size())
             norm_product[(triton.cdiv(out.shape[1], t.columns), self.blocks)](
                 *given, weight, scale, layer.bias, out, self.count, out.shape[1], stride, *strides, first.eps, width,
-                SLICES=self.slices, NORMS=len(norms), GELU=gelu, SCALED=scale is not weight,
+                SLICES=self.slices, NORMS=len(norms), GELU=gelu, SCALED=scale is not weight, ALONG=strides[0] == 1, OVERLAP=t.overlap,
                 ROWS=self.rows, COLUMNS=t.columns, DEPTH=depth, PRODUCT=_NAMES[self.dtype],
-                num_warps=t.warps, num_stages=self._stages(tile, depth),
+                num_warps=t.warps, num_stages=self._stages(tile, depth), launch_pdl=t.overlap,
             )  # fmt: skip
         self.x, self.parts, self.slices = total, total, 0
         return out
@@ -145,9 +149,9 @@ class _Layers:
         product[(triton.cdiv(outputs, t.columns), self.blocks, len(out) if out.ndim == 3 else 1)](
             h, h if tops is None else tops, h if masses is None else masses, weight, scale, layer.bias, out, self.count, outputs,
             self.count * outputs, *strides, inner, share or triton.cdiv(inner, depth) * depth,
-            SPLITS=splits, GELU=gelu, SCALED=scale is not weight,
+            SPLITS=splits, GELU=gelu, SCALED=scale is not weight, ALONG=strides[0] == 1, OVERLAP=t.overlap,
             ROWS=self.rows, COLUMNS=t.columns, DEPTH=depth, PRODUCT=_NAMES[self.dtype],
-            num_warps=t.warps, num_stages=self._stages(tile, depth),
+            num_warps=t.warps, num_stages=self._stages(tile, depth), launch_pdl=t.overlap,
         )  # fmt: skip
 
     def _stages(self, tile: int, depth: int) -> int:
@@ -170,6 +174,7 @@ class _Layers:
             qkv, keys, values, bucket.visible, cache.slots, out, out if tops is None else tops, out if masses is None else masses,
             self.count, cache.beams, heads, keys.stride(0), keys.stride(1), cache.head_width**-0.5, bucket.keys, span,
             WIDTH=cache.head_width, BEAMS=max(16, triton.next_power_of_2(cache.beams)), KEYS=t.keys, SPLITS=splits, num_warps=4,
+            OVERLAP=t.overlap, launch_pdl=t.overlap,
         )  # fmt: skip
         return out, tops, masses
 

@@ -8,8 +8,30 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 LOWEST = tl.constexpr(-1e30)  # of a softmax that has seen nothing yet: minus infinity less itself would not be a number
+
+
+@triton.jit
+def _follow(OVERLAP: tl.constexpr):
+    """Wait for what the kernel before wrote, which must not be read earlier, and let the programs of the next one come in."""
+    if OVERLAP:
+        gdc_wait()
+        gdc_launch_dependents()
+
+
+@triton.jit
+def _fetch(weight, first, end, columns, wanted, w_in, w_out, ALONG: tl.constexpr, DEPTH: tl.constexpr, OVERLAP: tl.constexpr):
+    """Send for a program's weights, into the L2 cache, while the kernel before is at work. ``ALONG``: an output's are neighbours."""
+    if OVERLAP:
+        for start in range(first, end, 64 if ALONG else DEPTH):
+            if ALONG:
+                places = tl.where(wanted, weight + columns * w_out + start, weight)
+            else:
+                at = start + tl.arange(0, DEPTH)
+                places = tl.where(at < end, weight + at * w_in + tl.min(columns, axis=0) * w_out, weight)
+            tl.inline_asm_elementwise("prefetch.global.L2 [$1]; // $0", "=r,l", [places], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
@@ -59,9 +81,10 @@ def _fitted(value, kind: tl.constexpr):
 @triton.jit
 def sum_norm(
     x, parts, x_out, gain1, shift1, gain2, shift2, out, part_stride, eps, width: tl.constexpr,
-    SLICES: tl.constexpr, NORMS: tl.constexpr, W: tl.constexpr,
+    SLICES: tl.constexpr, NORMS: tl.constexpr, W: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row a program: residual sum, and one or two LayerNorms of it."""
+    _follow(OVERLAP)
     at = tl.arange(0, W)
     real = (at < width)[None, :]
     place = tl.program_id(0) * width + at[None, :]
@@ -81,13 +104,15 @@ def sum_norm(
 def norm_product(
     x, parts, x_out, gain1, shift1, gain2, shift2, weight, scale, bias, out,
     count, outputs, part_stride, w_in, w_out, eps, width: tl.constexpr,
-    SLICES: tl.constexpr, NORMS: tl.constexpr, GELU: tl.constexpr, SCALED: tl.constexpr,
+    SLICES: tl.constexpr, NORMS: tl.constexpr, GELU: tl.constexpr, SCALED: tl.constexpr, ALONG: tl.constexpr, OVERLAP: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRODUCT: tl.constexpr,
 ):  # fmt: skip
     """Residual sum, one or two LayerNorms and a product: every program makes the norms again, so this is for few rows."""
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     lane, live, wanted = tl.arange(0, DEPTH), rows < count, columns < outputs
+    _fetch(weight, 0, width, columns, wanted, w_in, w_out, ALONG, DEPTH, OVERLAP)
+    _follow(OVERLAP)
     mean, squares = tl.zeros([ROWS], dtype=tl.float32), tl.zeros([ROWS], dtype=tl.float32)
     for first in range(0, width, DEPTH):
         real = live[:, None] & (first + lane < width)[None, :]
@@ -126,7 +151,7 @@ def norm_product(
 @triton.jit
 def product(
     h, tops, masses, weight, scale, bias, out, count, outputs, part_stride, w_in, w_out, width: tl.constexpr, slice_width: tl.constexpr,
-    SPLITS: tl.constexpr, GELU: tl.constexpr, SCALED: tl.constexpr,
+    SPLITS: tl.constexpr, GELU: tl.constexpr, SCALED: tl.constexpr, ALONG: tl.constexpr, OVERLAP: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRODUCT: tl.constexpr,
 ):  # fmt: skip
     """A product, or one of several slices of its inner width. With ``SPLITS`` the input is attention in parts, and a tile is a head."""
@@ -134,15 +159,18 @@ def product(
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     part = tl.program_id(2)
     lane, live, wanted = tl.arange(0, DEPTH), rows < count, columns < outputs
+    here = part * slice_width
+    _fetch(weight, here, tl.minimum(here + slice_width, width), columns, wanted, w_in, w_out, ALONG, DEPTH, OVERLAP)
+    _follow(OVERLAP)
     sums = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
     for first in range(0, slice_width, DEPTH):
-        at = part * slice_width + first + lane
+        at = here + first + lane
         inside = at < width
         real = live[:, None] & inside[None, :]
         w = tl.load(weight + at[:, None] * w_in + columns[None, :] * w_out, mask=inside[:, None] & wanted[None, :], other=0.0)
         if SPLITS:
             heads: tl.constexpr = width // DEPTH
-            head = (part * slice_width + first) // DEPTH
+            head = (here + first) // DEPTH
             known = live & (head < heads)
             top, mass = tl.full([ROWS], LOWEST, dtype=tl.float32), tl.zeros([ROWS], dtype=tl.float32)
             value = tl.zeros([ROWS, DEPTH], dtype=tl.float32)
@@ -167,6 +195,7 @@ def product(
 def attend(
     qkv, keys, values, visible, slots, out, tops, masses, count, beams, heads, kv_row, kv_head, factor,
     capacity: tl.constexpr, span: tl.constexpr, WIDTH: tl.constexpr, BEAMS: tl.constexpr, KEYS: tl.constexpr, SPLITS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """All beams of a row and one head over ``span`` places of the cache; the first span also stores the new keys and values.
 
@@ -176,6 +205,7 @@ def attend(
     split = tl.program_id(1)
     beam, at = tl.arange(0, BEAMS), tl.arange(0, WIDTH)
     live = beam < beams
+    _follow(OVERLAP)
     stream = heads * WIDTH
     source = qkv + (row * beams + beam)[:, None] * (3 * stream) + head * WIDTH + at[None, :]
     q = tl.load(source, mask=live[:, None], other=0.0)
