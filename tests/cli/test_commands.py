@@ -127,6 +127,7 @@ class TestAsAProcess:
             [sys.executable, *program, *arguments], capture_output=True, text=True, env=environment, timeout=120, check=False
         )
 
+    @pytest.mark.slow  # the CI runs the main job by itself
     def test_success(self) -> None:
         done = self.start("say", "Hello.", "--random-weights", *QUICK, "-o", "né.wav")
         assert done.returncode == 0, done.stderr

@@ -101,6 +101,7 @@ def test_the_apps_page_fetches_nothing_from_elsewhere() -> None:
     assert json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"][0]["outputs"] == []
 
 
+@pytest.mark.slow  # the browser drives the app where there is one
 def test_the_app_runs_on_what_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tts, sentence = open_app_engine({"random": "small", "device": "cpu", "precision": "bf16"})
     assert (tts.precision, "as asked for" in sentence) == ("bf16", True)
