@@ -80,11 +80,13 @@ def child(*options: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_processes_of_their_own_with_the_threads_asked_for(facts: dict[str, Any]) -> None:
     assert facts["processes"] == 2
     assert facts["threads"] == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_same_bits_in_order_although_a_worker_is_killed(facts: dict[str, Any]) -> None:
     assert facts["same"] == [True] * 10
     assert facts["failed"] == 0
@@ -92,10 +94,12 @@ def test_the_same_bits_in_order_although_a_worker_is_killed(facts: dict[str, Any
     assert facts["same_afterwards"] == [True] * 4
 
 
+@pytest.mark.slow
 def test_streams_are_the_same_too(facts: dict[str, Any]) -> None:
     assert facts["stream_same"]
 
 
+@pytest.mark.slow
 def test_errors_warnings_progress_and_cancelling_cross_the_border(facts: dict[str, Any]) -> None:
     assert facts["error"].startswith("ValueError: request 0: num_beams")
     assert facts["reports"] >= 2
