@@ -33,7 +33,7 @@ for _ in range(2):
 tts.close()
 peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
 times = {"import_s": imported - began, "load_s": loaded - imported}
-print(json.dumps({**times, "first": runs[0], "again": runs[1], "peak_mb": peak_kb / 1024}))
+sys.stdout.write(json.dumps({**times, "first": runs[0], "again": runs[1], "peak_mb": peak_kb / 1024}))
 """
 
 

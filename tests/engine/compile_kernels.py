@@ -19,7 +19,6 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from indextts.config import ConformerConfig, GPTConfig
 from indextts.engine.kernels import checks, decode
 from indextts.engine.kernels.sampler import FusedBeamSearch, FusedSearch
 from indextts.engine.quantise import quantise
@@ -33,7 +32,6 @@ CPU = torch.device("cpu")
 SHARED = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}  # bytes a program may have (CUDA C++ Programming Guide)
 KINDS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64", torch.bool: "i1", torch.int8: "i8"}
 KINDS |= {torch.float8_e4m3fn: "fp8e4nv", torch.int32: "i32", torch.float64: "fp64"}
-CONDITIONER = ConformerConfig(output_size=16, linear_units=24, attention_heads=2, num_blocks=1)
 
 
 class Compiler:
@@ -58,29 +56,20 @@ class Compiler:
             return
         self.seen.add(version)
         made = triton.compile(ASTSource(kernel, types, constants, facts), target=self.target, options=options)
-        row = {
-            "kernel": kernel.__name__,
-            "shared": made.metadata.shared,
-            "stages": made.metadata.num_stages,
-            "bytes": len(made.asm["cubin"]),
-        }
+        row = {"kernel": kernel.__name__, "shared": made.metadata.shared, "stages": made.metadata.num_stages}
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
 
 
-def model() -> UnifiedVoice:
+def model(dtype: torch.dtype = torch.float32) -> UnifiedVoice:
     """The release's width and vocabulary, one layer deep."""
-    config = GPTConfig(
-        model_dim=1280, layers=1, heads=20, max_mel_tokens=20, max_text_tokens=8, number_text_tokens=10, number_mel_codes=8194,
-        start_mel_token=8192, stop_mel_token=8193, condition_module=CONDITIONER, emo_condition_module=CONDITIONER, feature_dim=10,
-        condition_num_latent=2, emo_latent_dim=16, perceiver_dim_head=8,
-    )  # fmt: skip
-    return UnifiedVoice(config).eval()
+    codes = {"number_mel_codes": 8194, "start_mel_token": 8192, "stop_mel_token": 8193}
+    return checks.small_gpt(CPU, dtype, model_dim=1280, layers=1, heads=20, **codes)
 
 
 def decode_steps(dtype: torch.dtype, weights: str, *shapes: tuple[int, int], **cut: Any) -> None:
     """Steps of (rows, beams) at the release's width, one layer deep."""
-    gpt = model().to(dtype)
+    gpt = model(dtype)
     if weights != "full":
         quantise(gpt.gpt, weights)
     for rows, beams in shapes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,12 +53,7 @@ def decode(device: torch.device, dtype: torch.dtype) -> float:
     """Two steps of a small stack with one beam and with three, padded rows and forked beams among them."""
     from indextts.engine.kernels.decode import feed
 
-    torch_state = torch.get_rng_state()  # initial weights are drawn from the global generator, whose user is somebody else
-    try:
-        torch.manual_seed(0)
-        gpt = copy_to(_small_gpt(), device, dtype)
-    finally:
-        torch.set_rng_state(torch_state)
+    gpt = small_gpt(device, dtype)
     worst, draws, prefix = 0.0, torch.Generator().manual_seed(0), 9
 
     def random(*shape: int) -> Tensor:
@@ -83,12 +80,7 @@ def sampler(device: torch.device, dtype: torch.dtype) -> float:
     """Codes, books and embeddings of a few steps with one beam and with three: the share of steps that differ."""
     from indextts.engine.kernels.sampler import FusedBeamSearch, FusedSearch
 
-    torch_state = torch.get_rng_state()
-    try:
-        torch.manual_seed(0)
-        gpt = copy_to(_small_gpt(), device, dtype)
-    finally:
-        torch.set_rng_state(torch_state)
+    gpt = small_gpt(device, dtype)
     steps, differ = 6, 0
     for rows, beams, pair in ((1, 1, (Search, FusedSearch)), (2, 3, (BeamSearch, FusedBeamSearch))):
         params = SamplingParams(num_beams=beams, top_k=12, repetition_penalty=1.5)
@@ -157,14 +149,20 @@ def _solver_pairs(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Te
     yield fused.wave_gate(both), plain.wave_gate(both)
 
 
-def _small_gpt() -> UnifiedVoice:
+def small_gpt(device: torch.device, dtype: torch.dtype, **sizes: Any) -> UnifiedVoice:
+    """A model of two layers with the same random weights every time; ``sizes`` replaces fields of its configuration."""
     conditioner = ConformerConfig(output_size=16, linear_units=24, attention_heads=2, num_blocks=1)
     config = GPTConfig(
         model_dim=128, layers=2, heads=2, max_mel_tokens=20, max_text_tokens=8, number_text_tokens=10, number_mel_codes=50,
         start_mel_token=48, stop_mel_token=49, condition_module=conditioner, emo_condition_module=conditioner, feature_dim=10,
         condition_num_latent=2, emo_latent_dim=16, perceiver_dim_head=8,
     )  # fmt: skip
-    return UnifiedVoice(config).eval()
+    torch_state = torch.get_rng_state()  # initial weights are drawn from the global generator, whose user is somebody else
+    try:
+        torch.manual_seed(0)
+        return copy_to(UnifiedVoice(replace(config, **sizes)).eval(), device, dtype)
+    finally:
+        torch.set_rng_state(torch_state)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
