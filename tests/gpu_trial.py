@@ -38,7 +38,8 @@ RUNS = 5
 class Trial:
     """An engine, and what the sections share."""
 
-    def __init__(self, size: str, codes: int) -> None:
+    def __init__(self, size: str, codes: int, most_tilings: int | None = None) -> None:
+        self.most_tilings = most_tilings
         self.on_gpu = torch.cuda.is_available()
         self.tts = IndexTTS2.from_random(size, precision="bf16")
         self.stages, self.device, self.codes = self.tts._stages, self.tts.device, codes
@@ -102,7 +103,7 @@ def decode(trial: Trial) -> Iterator[Row]:
         else:
             choosing = {"searches": (FusedSearch, FusedBeamSearch)}
             runs |= {"sampler": choosing, "layers": {"run": fused}, ALL_FUSED: {"run": fused, **choosing}}
-            for words, tiling in tilings(Tiling):
+            for words, tiling in itertools.islice(tilings(Tiling), trial.most_tilings):
                 runs[f"{ALL_FUSED}, {words}"] = {"run": functools.partial(fused, tiling=tiling), **choosing}
     shapes = ((1, 1), (1, 3), (16, 1), (16, 3)) if trial.on_gpu else ((1, 1), (1, 3))
     weights = ("full", "int8", "fp8") if trial.on_gpu else ("full",)
@@ -115,10 +116,7 @@ def decode(trial: Trial) -> Iterator[Row]:
             if trial.on_gpu:
                 inputs_inside(trial.stages.gpt.gpt)
         for rows, beams in shapes:
-            yield _timed(
-                f"{name}, {kind} weights, {rows} x {beams}",
-                lambda options=options, rows=rows, beams=beams: _step_ms(trial, options, rows, beams),
-            )
+            yield _timed(f"{name}, {kind} weights, {rows} x {beams}", functools.partial(_step_ms, trial, options, rows, beams))
     trial.stages.set_weights("full")
 
 
@@ -128,9 +126,9 @@ ALL_FUSED = "sampler and layers"
 def tilings(kind: type[Any]) -> Iterator[tuple[str, Any]]:
     """Others than the one in use, which differ from it in one thing or two."""
     for given in (
-        {"fused": 0}, {"fused": 48}, {"fused": 0, "slices": 4}, {"fused": 0, "slices": 8}, {"slices": 4}, {"columns": 16}, {"columns": 64},
-        {"stages": 6}, {"depth": 64, "stages": 6}, {"warps": 2}, {"warps": 8}, {"splits": 1}, {"splits": 8}, {"keys": 32},
-        {"overlap": True}, {"overlap": True, "fused": 0}, {"overlap": True, "fused": 0, "slices": 4},
+        {"fused": 0}, {"overlap": True}, {"slices": 4}, {"warps": 8}, {"splits": 1}, {"overlap": True, "fused": 0}, {"columns": 16},
+        {"fused": 0, "slices": 4}, {"fused": 0, "slices": 8}, {"columns": 64}, {"stages": 6}, {"depth": 64, "stages": 6}, {"warps": 2},
+        {"splits": 8}, {"keys": 32}, {"overlap": True, "fused": 0, "slices": 4}, {"fused": 48},
     ):  # fmt: skip
         yield ", ".join(f"{name} {value}" for name, value in given.items()), kind(**given)
 
@@ -259,11 +257,20 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--size", default="release", choices=("release", "small"))
     parser.add_argument("--codes", type=int, default=250)
     parser.add_argument("--sections", nargs="+", default=[*SECTIONS], choices=[*SECTIONS])
+    parser.add_argument("--tilings", type=int, help="how many other tilings of the decode kernels to time (default: all)")
     parser.add_argument("--json", default="gpu_trial.json", help="what was found")
     parser.add_argument("--ladder", metavar="FILE", help="also climb the ladder of optimisations, and write its report")
     options = parser.parse_args(argv)
-    trial = Trial(options.size, options.codes)
+    trial = Trial(options.size, options.codes, options.tilings)
     report: dict[str, Any] = {"machine": machine(trial.device), "options": vars(options), "sections": {}}
+    if options.ladder:
+        command = f"python -m tests.gpu_trial --size {options.size} --codes {options.codes} --ladder {options.ladder}"
+        try:
+            climbed = ladder(trial.tts, codes=options.codes, runs=RUNS, command=command, progress=lambda _, rung: print(rung, flush=True))
+            print(climbed, flush=True)
+            climbed.save(options.ladder)
+        except Exception:
+            traceback.print_exc()
     for name in options.sections:
         rows = report["sections"].setdefault(name, [])
         try:
@@ -275,11 +282,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             rows.append({"failure": traceback.format_exc()[-3000:]})
             print(name, rows[-1]["failure"], flush=True)
         Path(options.json).write_text(json.dumps(report, indent=1), encoding="utf-8")  # after each section: a run may be cut short
-    if options.ladder:
-        command = f"python -m tests.gpu_trial --size {options.size} --codes {options.codes} --ladder {options.ladder}"
-        climbed = ladder(trial.tts, codes=options.codes, runs=RUNS, command=command)
-        print(climbed)
-        climbed.save(options.ladder)
     trial.tts.close()
     return report
 

@@ -7,6 +7,7 @@ are in the state; all of prompt, style and conditions dropped together for guida
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from indextts.config import SpectConfig
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.length_regulator import nearest_index, target_frames
 from indextts.models.s2mel import S2Mel
@@ -30,7 +32,8 @@ from indextts.training.sizes import SIZES
 logger = logging.getLogger(__name__)
 
 _BATCH_FRAMES = 22_000
-_WARPED, _WARP = 0.5, 0.15  # share of rows in a voice that nobody has, and the largest factor's logarithm
+_ALTERED = 0.5  # share of rows in a voice that nobody has
+_WARP, _COLOUR_DB, _RIPPLES = 0.15, 3.0, 6  # of these: the largest warp's logarithm; how much and how finely their spectrum is reshaped
 _DROP = 0.15  # share of rows without conditions
 _HOP = 256
 _MEL_RATE = SAMPLE_RATE / _HOP
@@ -88,9 +91,9 @@ def train_s2mel(
         draw = _whole_utterances if gpt is not None else _pieces
         ids, before, offsets, prompt_offsets, n, p = draw(corpus, settings.batch, prompts)
         frames, prompt_frames = target_frames(n), round(p * _MEL_RATE / 50)
-        warps = _draw_warps(len(ids), settings.device)
-        mel = _mels(corpus, ids, offsets, frames, warps)
-        prompt_mel = _mels(corpus, before, prompt_offsets, prompt_frames, warps)
+        voices = draw_voices(len(ids), settings.device)
+        mel = _mels(corpus, ids, offsets, frames, voices)
+        prompt_mel = _mels(corpus, before, prompt_offsets, prompt_frames, voices)
         style = corpus.style_vectors(before)
         with torch.no_grad():
             content = codec.vq2emb(corpus.codes(ids, offsets, n)).transpose(1, 2)
@@ -191,7 +194,7 @@ def _whole_utterances(corpus: CodedCorpus, batch: float, lengths: Sequence[int])
     n = int(corpus.rng.choice(_TARGETS))
     p = int(corpus.rng.choice(lengths))
     rows = max(2, int(_LATENT_TOKENS * batch / (n + p)))
-    among = (corpus.tokens >= n) & (corpus.tokens < 1.4 * n + 8)
+    among = corpus.told & (corpus.tokens >= n) & (corpus.tokens < 1.4 * n + 8)
     ids = corpus.draw(rows, n, among if among.any() else None)
     n = _in_steps(min(n, int(corpus.tokens[ids].min()) - 1))
     prompts = corpus.companions(ids, same_style=True)
@@ -209,18 +212,26 @@ def _in_steps(tokens: int) -> int:
     return tokens - tokens % 20 or tokens
 
 
-def _mels(corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int, warps: Tensor | None) -> Tensor:
-    return mel_of(corpus.waves(ids, offsets, frames * _HOP), warps)
+def _mels(
+    corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int, voices: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    return mel_of(corpus.waves(ids, offsets, frames * _HOP), *(voices or ()))
 
 
-def _draw_warps(rows: int, device: torch.device) -> Tensor:
-    """Factors on the frequencies of prompt and target, 1 for half of the rows.
+def draw_voices(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Other voices for prompt and target together: factors on frequencies (B,) and gains (B, 513) of the spectrum, 1 for half of the rows.
 
     The style vector stays that of the voice as it was, so that what is to be copied exactly has to be read from the prompt: a voice
     that was never trained on has a style vector which is only nearly right.
     """
+    altered = torch.rand(rows, device=device) < _ALTERED
     warps = ((2 * torch.rand(rows, device=device) - 1) * _WARP).exp()
-    return torch.where(torch.rand(rows, device=device) < _WARPED, warps, 1.0)
+    bins = SpectConfig().n_fft // 2 + 1
+    order = torch.arange(1, _RIPPLES + 1, device=device)
+    mel_place = torch.log1p(torch.arange(bins, device=device) * SAMPLE_RATE / SpectConfig().n_fft / 700)
+    ripples = (math.pi * order[:, None] * mel_place / mel_place[-1]).cos()
+    decibels = (torch.randn(rows, _RIPPLES, device=device) * _COLOUR_DB / order.sqrt()) @ ripples
+    return torch.where(altered, warps, 1.0), torch.where(altered[:, None], 10 ** (decibels / 20), 1.0)
 
 
 @torch.no_grad()

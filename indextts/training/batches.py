@@ -84,7 +84,7 @@ def endless_batches(corpus: CodedCorpus, texts: TextIds, budget: int, longest: i
         rows = texts.rows(corpus.texts)
         positions = texts.positions(corpus) if guided else None
         pool = corpus.rng.choice(len(corpus), min(_POOL, len(corpus)), replace=False)
-        pool = pool[corpus.tokens[pool] < longest]
+        pool = pool[(corpus.tokens[pool] < longest) & corpus.told[pool]]
         if few_shapes:
             for chosen, text, codes in _alike(pool, [len(rows[i]) for i in pool], corpus.tokens[pool], budget, longest, corpus.rng):
                 yield _collate(corpus, rows, chosen, positions, text, codes)

@@ -25,8 +25,17 @@ _OPTIONAL_LIBRARIES = ("libRHVoice_core.so.7", "libRHVoice.so.5")
 _STUBS = {"libflite.so.1": ("libasound.so.2", "ALSA_0.9"), "libespeak-ng.so.1": ("libpcaudio.so.0", None)}
 
 
-def make_bundle(root: Path, archive: Path, flite: tuple[str, ...] = FLITE_VOICES, rhvoice: tuple[str, ...] = RHVOICE_VOICES) -> Path:
-    """Write the ``.tar.xz`` ``archive`` from the unpacked packages under ``root``; needs gcc and objdump. Returns its path."""
+def make_bundle(
+    root: Path,
+    archive: Path,
+    flite: tuple[str, ...] = FLITE_VOICES,
+    rhvoice: tuple[str, ...] = RHVOICE_VOICES,
+    recordings: Path | None = None,
+) -> Path:
+    """Write the ``.tar.xz`` ``archive`` from the unpacked packages under ``root``; needs gcc and objdump. Returns its path.
+
+    ``recordings``: folder of FLAC files of people who speak other languages (:data:`indextts.training.speakers.RECORDED`).
+    """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         libraries = folder / "lib"
@@ -41,6 +50,8 @@ def make_bundle(root: Path, archive: Path, flite: tuple[str, ...] = FLITE_VOICES
             _make_stub(source / user, libraries / stub, version)
         _copy_espeak_data(source / "espeak-ng-data", folder / "espeak-ng-data")
         _copy_rhvoice_data(root / "usr/share/RHVoice", folder / "RHVoice", rhvoice)
+        if recordings is not None:
+            shutil.copytree(recordings, folder / "recordings", ignore=lambda _, names: [n for n in names if not n.endswith(".flac")])
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archive, "w:xz") as tar:
             tar.add(folder, arcname=".")

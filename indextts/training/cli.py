@@ -26,7 +26,7 @@ _MOST_HOURS = {
     "encoder": 40.0,
     "codec": 40.0,
     "speaker": 30.0,
-    "vocoder": 20.0,
+    "vocoder": 40.0,
     "s2mel": 40.0,
     "samples": 0.5,
 }  # the device's memory is shared
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("archive", type=Path)
     bundle.add_argument("--flite", nargs="*", help="voices (default: all four)")
     bundle.add_argument("--rhvoice", nargs="*", help="voices (default: bdl slt alan)")
+    bundle.add_argument("--recordings", type=Path, help="folder of FLAC files: people who speak other languages, for more voices")
     bundle.set_defaults(run=_bundle)
 
     text = commands.add_parser("text", help="collect sentences from documents on this machine")
@@ -156,6 +157,7 @@ def _bundle(options: argparse.Namespace) -> None:
         options.archive,
         FLITE_VOICES if options.flite is None else tuple(options.flite),
         RHVOICE_VOICES if options.rhvoice is None else tuple(options.rhvoice),
+        options.recordings,
     )
 
 

@@ -37,8 +37,8 @@ def code_shards(shards: Path, coded: Path, settings: StageSettings, faithful: bo
     """
     encoder, _ = load_encoder(settings)
     codec, campplus = load_codec(settings), load_speaker_encoder(settings)
-    corrected = FaithfulCodes(codec) if faithful else None
     coded.mkdir(parents=True, exist_ok=True)
+    corrected = FaithfulCodes(codec, coded / "owners.npy") if faithful else None
     began = time.monotonic()
     while time.monotonic() - began < settings.seconds:
         last = (shards / STOP_FILE).exists()
@@ -83,13 +83,17 @@ class FaithfulCodes:
 
     A young encoder mishears; what the voice learns from its codes need not. Every code belongs to the phone that it mostly stands for in
     the first batch, and a frame takes the nearest among its phone's codes. In synthesis only the reference clip is coded, as it is heard.
+    Whose each code is stays written in the file ``memory``, for shards that are coded later.
     """
 
-    def __init__(self, codec: SemanticCodec) -> None:
+    def __init__(self, codec: SemanticCodec, memory: Path) -> None:
+        self._memory = memory
         self._projected = torch.empty(0)
         codec.quantizer.first.in_project.register_forward_hook(self._keep)
         self._directions = F.normalize(codec.quantizer.first.codebook.weight, dim=-1)
         self._owners: Tensor | None = None  # phone of each code
+        if memory.is_file():
+            self._owners = torch.from_numpy(np.load(memory)).to(self._directions.device)
 
     def _keep(self, module: object, inputs: object, output: Tensor) -> None:
         self._projected = output
@@ -98,6 +102,7 @@ class FaithfulCodes:
         """Corrected codes (B, T) of the batch that the codec has just seen; ``labels`` (B, T) are phones or ``IGNORED``."""
         if self._owners is None:
             self._owners = owners_of_codes(codes[labels != IGNORED], labels[labels != IGNORED], len(self._directions))
+            np.save(self._memory, self._owners.cpu().numpy())
         scores = F.normalize(self._projected.float().transpose(1, 2), dim=-1) @ self._directions.T
         allowed = self._owners == labels[..., None]
         free = (labels == IGNORED) | ~allowed.any(-1)

@@ -43,6 +43,7 @@ class Corpus:
         self.speakers: _Ints = np.zeros(0, np.int64)
         self.styles: _Ints = np.zeros(0, np.int64)
         self.labelled: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self.told: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # whose text is known
         self.texts: list[str] = []
 
     def __len__(self) -> int:
@@ -96,6 +97,7 @@ class Corpus:
         else:
             self._used += samples.size
         self._labels, self._labels_used = _appended(self._labels, self._labels_used, torch.from_numpy(labels))
+        self.told = np.concatenate([self.told, np.array([bool(text) for text in texts])])
         self.texts += texts
 
     def draw(self, count: int, least_tokens: int, among: npt.NDArray[np.bool_] | None = None) -> _Ints:

@@ -28,7 +28,7 @@ _UTTERANCES, _TOKENS = 8, 150
 def emotion_rows(gpt: UnifiedVoice, corpus: CodedCorpus, emo_num: tuple[int, ...]) -> dict[str, Tensor]:
     """``matrix.emotion`` (rows, D) and ``matrix.speaker`` (rows, style); rows as ``emo_num`` counts them."""
     rng = np.random.default_rng(7)
-    recorded = {s.index for s in all_speakers() if s.engine != "espeak"}
+    recorded = {s.index for s in all_speakers() if s.engine in ("flite", "rhvoice")}
     present = [number for number in corpus.voices if number in recorded] or list(corpus.voices)
     emotion, speaker = [], []
     for manner, rows in zip(MANNERS, emo_num, strict=True):

@@ -64,10 +64,17 @@ def style_inputs(waves_16k: Tensor) -> Tensor:
     return fbank - fbank.mean(dim=1, keepdim=True)
 
 
-def mel_of(waves: Tensor, warps: Tensor | None = None) -> Tensor:
-    """Log-mel (B, 80, n // 256) of waves (B, n) at 22 050 Hz. ``warps`` (B,): factors on all frequencies, as of a smaller head."""
+def mel_of(waves: Tensor, warps: Tensor | None = None, gains: Tensor | None = None) -> Tensor:
+    """Log-mel (B, 80, n // 256) of waves (B, n) at 22 050 Hz.
+
+    ``warps`` (B,): factors on all frequencies, as of a smaller head; ``gains`` (B, 513): factors on the magnitude of each one, thereafter.
+    """
     magnitude = magnitudes(waves, SpectConfig())
-    return log_mel(magnitude if warps is None else _warped(magnitude, warps), SpectConfig(), SAMPLE_RATE)
+    if warps is not None:
+        magnitude = _warped(magnitude, warps)
+    if gains is not None:
+        magnitude = magnitude * gains[..., None]
+    return log_mel(magnitude, SpectConfig(), SAMPLE_RATE)
 
 
 def _warped(magnitude: Tensor, warps: Tensor) -> Tensor:

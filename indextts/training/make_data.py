@@ -21,13 +21,14 @@ import numpy.typing as npt
 
 from indextts.training.phones import semantic_tokens, token_labels
 from indextts.training.speakers import LIVELINESS, PITCH_SHIFT, RATES, Casting, Speaker, flite_pitch
-from indextts.training.synthesisers import Espeak, Flite, RHVoice, Speech
+from indextts.training.synthesisers import Espeak, Flite, Recordings, RHVoice, Speech
 from indextts.training.text_corpus import SentenceSource
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 22050
 SHORTEST_S, LONGEST_S = 0.6, 11.0
+_PIECE_S = (2.5, 9.0)  # of a recording
 _FIRST_SHARD_S, _SHARD_S = 100.0, 480.0
 _LEVEL = 0.07  # root mean square of an average utterance
 STOP_FILE = "stop"  # its presence in the shards' folder ends the work
@@ -35,7 +36,7 @@ STOP_FILE = "stop"  # its presence in the shards' folder ends the work
 
 @dataclass
 class Utterance:
-    """One spoken text: int16 samples at 22 050 Hz, labels per semantic token."""
+    """One spoken text (empty: not known): int16 samples at 22 050 Hz, labels per semantic token."""
 
     samples: npt.NDArray[np.int16]
     labels: npt.NDArray[np.uint8]
@@ -48,11 +49,11 @@ class Studio:
     """All synthesisers of one process."""
 
     def __init__(self, synth: Path, corpus: Path | None, seed: int, shares: Mapping[str, float] | None = None) -> None:
-        self._engines: dict[str, Espeak | Flite | RHVoice] = {}
-        for name, make in (("espeak", Espeak), ("flite", Flite), ("rhvoice", RHVoice)):
+        self._engines: dict[str, Espeak | Flite | RHVoice | Recordings] = {}
+        for name, make in (("espeak", Espeak), ("flite", Flite), ("rhvoice", RHVoice), ("recorded", Recordings)):
             try:
                 self._engines[name] = make(synth)
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, ImportError) as error:
                 logger.warning("no speech from %s: %s", name, error)
         if not self._engines:
             raise RuntimeError(f"no synthesiser of {synth} runs on this machine")
@@ -63,7 +64,7 @@ class Studio:
     def record(self) -> Utterance | None:
         """The next utterance; None if it came out too short or too long."""
         speaker, style = self._casting.next()
-        text = self._texts.next()
+        text = self._texts.next() if speaker.engine != "recorded" else ""
         speech = self._speak(speaker, style, text)
         peak = int(np.abs(speech.samples.astype(np.int32)).max()) if speech.samples.size else 0
         seconds = speech.samples.size / speech.rate / speaker.warp
@@ -89,6 +90,10 @@ class Studio:
             return engine.speak(
                 text, speaker.voice, 1 / tempo, flite_pitch(speaker.voice, lively, rng.uniform(0.97, 1.03) * speaker.pitch / 50)
             )
+        if speaker.engine == "recorded":
+            engine = self._engines["recorded"]
+            assert isinstance(engine, Recordings)
+            return engine.speak(speaker.voice, rng.random(), rng.uniform(*_PIECE_S) * speaker.warp)
         engine = self._engines["rhvoice"]
         assert isinstance(engine, RHVoice)
         return engine.speak(text, speaker.voice, tempo, PITCH_SHIFT[lively] * speaker.pitch / 50)
@@ -137,9 +142,12 @@ def make_shards(
 ) -> None:
     """Fill ``folder`` with about ``hours`` of speech, for at most ``seconds``, on ``workers`` processes; returns when they are done.
 
+    A stop file that lies there afterwards says that no more will come; put there before, it ends the work.
+
     ``shares``: as for :class:`indextts.training.speakers.Casting`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / STOP_FILE).unlink(missing_ok=True)
     deadline = time.monotonic() + seconds
     context = multiprocessing.get_context("spawn")
     jobs = [
@@ -157,6 +165,7 @@ def make_shards(
         job.join(max(1.0, deadline + 60 - time.monotonic()))
         if job.is_alive():
             job.terminate()
+    (folder / STOP_FILE).touch()  # the coding stage may end when it has seen all
     logger.info("%d shards in %s", len(list(folder.glob("*.npz"))), folder)
 
 

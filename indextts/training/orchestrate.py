@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Shares of the time limit (a fresh run): what the front half may take, measured from when its input is there.
 _SHARES = {"encoder": 0.24, "codec": 0.13, "speaker": 0.13}
-STAGES = ("encoder", "codec", "speaker", "gpt", "s2mel", "vocoder")
+STAGES = ("encoder", "codec", "speaker", "code", "gpt", "s2mel", "vocoder")
 # Who must be finished before a job starts; the others start at once, get ready, and wait for the parts that they read.
 _AFTER = {"speaker": ("encoder",), "vocoder": ("codec", "speaker")}
 _DATA_SHARE = 0.45
@@ -49,12 +49,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", type=Path, help="folder of an earlier run's parts, if not --out")
     parser.add_argument("--work", type=Path, default=Path("/tmp/indextts-training"), help="scratch folder on a fast disk")
-    parser.add_argument("--synth", type=Path, required=True, help="bundle of synthesisers (archive or folder)")
+    speech = parser.add_mutually_exclusive_group(required=True)
+    speech.add_argument("--synth", type=Path, help="bundle of synthesisers (archive or folder): speech is made")
+    speech.add_argument("--speech", type=Path, help="folder of shards from the sub-command data, which may still be at work; none is made")
     parser.add_argument("--corpus", type=Path, help="sentences, from the sub-command text")
     parser.add_argument(
         "--lexicon", type=Path, help="lexicon.txt.gz of the voice, from the sub-command lexicon; else every word is spelled"
     )
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="what to train in this run")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="what to do in this run; gpt and s2mel also code what is new"
+    )
     parser.add_argument("--absolute-pitch", action="store_true", help="codes also say how high a voice is, which emotions need")
     parser.add_argument("--faithful", action="store_true", help="codes agree with the phones that were spoken, whatever the encoder hears")
     parser.add_argument("--minutes", type=float, default=9.5, help="time limit of everything")
@@ -62,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 4), help="processes that make speech")
     parser.add_argument("--size", default="small")
     parser.add_argument("--seed", type=int, default=1, help="give every run another one: other sentences are spoken")
-    parser.add_argument("--plan", default="", help="planned training seconds, such as gpt=900,s2mel=900,vocoder=1080")
+    parser.add_argument("--plan", default="", help="planned training seconds, such as encoder=110,gpt=900,s2mel=900")
     parser.add_argument("--batch", type=float, default=1.0)
     parser.add_argument("--device")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="for all stages (default: each one's own)")
@@ -100,11 +104,14 @@ class Conductor:
         self.began = time.monotonic()
         self.limit = 60.0 * options.minutes
         self.work: Path = options.work
-        self.parts, self.logs, self.shards = self.work / "parts", self.work / "logs", self.work / "shards"
+        self.parts, self.logs, self.shards = self.work / "parts", self.work / "logs", options.speech or self.work / "shards"
         self._gpt_done = self.work / "gpt-done"
         self._gpt_done.unlink(missing_ok=True)
-        for folder in (self.parts, self.logs, self.shards, self.work / "coded"):
-            shutil.rmtree(folder, ignore_errors=True)
+        # Codes stay valid as long as the front half stays as it is, and only for the same speech.
+        kept = {self.shards, self.work / "coded"} if options.speech and not {"encoder", "codec", "speaker"} & set(options.stages) else set()
+        for folder in (self.parts, self.logs, self.work / "shards", self.work / "coded"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.parts, self.logs, self.shards, options.out):
             folder.mkdir(parents=True, exist_ok=True)
         self._take_over()
@@ -130,24 +137,18 @@ class Conductor:
 
     def _plan(self) -> list[Job]:
         options, limit = self.options, self.limit
-        synth = options.synth if options.synth.is_dir() else unpack_bundle(options.synth, self.work / "synth")
         plans = {**_PLANS, **{key: float(value) for key, value in (item.split("=") for item in options.plan.split(",") if item)}}
         end = time.time() + limit - _ending(limit)
-        data = [
-            "data", "--shards", str(self.shards), "--synth", str(synth), "--workers", str(options.workers), "--hours", str(options.hours),
-            "--seconds", str(_DATA_SHARE * limit), "--shard-seconds", str(options.shard_seconds), "--seed", str(options.seed),
-            *(["--corpus", str(options.corpus)] if options.corpus else []),
-        ]  # fmt: skip
-        jobs = [Job("data", data)]
+        jobs = [] if options.speech else [Job("data", self._data())]
         for name in ("encoder", "speaker", "codec"):
             if name in options.stages and not part_path(self.parts, name).is_file():
-                seconds = _SHARES[name] * limit
+                seconds = plans.get(name, _SHARES[name] * limit)
                 jobs.append(Job(name, self._stage(name, seconds, end, seconds)))
         more = {"code": ["--faithful"] if options.faithful else [], "vocoder": []}
         more["gpt"] = more["s2mel"] = ["--lexicon", str(options.lexicon)] if options.lexicon else []
         if options.latents_seconds:
             more["s2mel"] = [*more["s2mel"], "--latents-from", str(self._gpt_done)]
-        if {"gpt", "s2mel"} & set(options.stages):
+        if {"code", "gpt", "s2mel"} & set(options.stages):
             jobs.append(Job("code", [*self._stage("code", limit, end, limit), *more["code"]]))
         for name in ("gpt", "s2mel", "vocoder"):
             if name in options.stages and (name != "vocoder" or SIZES[options.size]().config.vocoder.has_weights):
@@ -157,6 +158,15 @@ class Conductor:
         for job in jobs:
             job.after = tuple(name for name in _AFTER.get(job.name, ()) if name in present)
         return jobs
+
+    def _data(self) -> list[str]:
+        options = self.options
+        synth = options.synth if options.synth.is_dir() else unpack_bundle(options.synth, self.work / "synth")
+        return [
+            "data", "--shards", str(self.shards), "--synth", str(synth), "--workers", str(options.workers), "--hours", str(options.hours),
+            "--seconds", str(_DATA_SHARE * self.limit), "--shard-seconds", str(options.shard_seconds), "--seed", str(options.seed),
+            *(["--corpus", str(options.corpus)] if options.corpus else []),
+        ]  # fmt: skip
 
     def _stage(self, name: str, seconds: float, end: float, plan: float) -> list[str]:
         options = self.options
@@ -184,7 +194,8 @@ class Conductor:
                 time.sleep(0.5)
             self._render()
         finally:
-            (self.shards / STOP_FILE).touch()
+            if not self.options.speech:
+                (self.shards / STOP_FILE).touch()
             for job in self.jobs:
                 _end(job)
             self._copy_parts(now=True)
@@ -214,7 +225,7 @@ class Conductor:
             logger.error("%s failed for good:\n%s", job.name, self._tail(job, 25))
         job.status = status
         if job.name == "data":
-            (self.shards / STOP_FILE).touch()  # the coding stage may end when it has seen all
+            (self.shards / STOP_FILE).touch()  # also when it failed: the coding stage may end when it has seen all
         elif job.name == "gpt" and status == 0:
             self._gpt_done.touch()
 

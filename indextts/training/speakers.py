@@ -1,4 +1,4 @@
-"""The speakers of the training data: a synthesiser's voice, shifted in pitch and formants; and nine ways of speaking.
+"""The speakers of the training data: a synthesiser's or a recorded voice, shifted in pitch and formants; and nine ways of speaking.
 
 The list is a constant: a speaker's number is its class in the speaker encoder's training, also when training goes on another day.
 """
@@ -20,9 +20,16 @@ _TIMBRES = """
     m3 m4 m5 m7 m8 marcelo max miguel norbert pablo paul pedro quincy rob robert sandro shelby steph steph3 travis victor zac
 """
 
+# People who speak other languages, as recordings in the bundle (festival's and RHVoice's free voices). Nothing learns words from them,
+# but what a voice is: the English synthesisers have half a dozen people, too few to meet an unknown one.
+RECORDED = (
+    "aleksandr", "anatol", "anna", "azamat", "dita", "elena", "hindi", "irina", "krb", "lj", "lp", "machac", "marathi", "mv", "natalia",
+    "nazgul", "nsh", "ona", "pc", "ph", "spomenka", "telugu",
+)  # fmt: skip
+
 # Flite's mean pitch in Hz and its spread; rms has a pitch model that does not listen.
 _FLITE_PITCH = {"slt": (171.0, 15.0), "awb": (132.0, 12.0), "kal16": (95.0, 11.0), "rms": None}
-_HOURS = {"flite": 0.42, "rhvoice": 0.30, "espeak": 0.24, "kal16": 0.04}  # share of the speaking time
+_HOURS = {"flite": 0.42, "rhvoice": 0.17, "espeak": 0.25, "kal16": 0.04, "recorded": 0.12}  # share of the speaking time
 
 RATES = (0.82, 1.0, 1.2)
 LIVELINESS = (0.45, 1.0, 1.9)  # spread of the pitch
@@ -55,6 +62,7 @@ def all_speakers() -> list[Speaker]:
         for pitch, warp in ((50, 1.0), (rng.randint(20, 45), rng.choice(WARPS)), (rng.randint(55, 85), rng.choice(WARPS))):
             made.append(("espeak", f"en-us+{timbre}", warp, pitch))
     made += [(engine, voice, warp, pitch) for engine, voice in recorded if voice != "rms" for warp, pitch in _CROSSED]
+    made += [("recorded", voice, warp, 50) for voice in RECORDED for warp in WARPS]
     return [Speaker(i, *fields) for i, fields in enumerate(made)]
 
 
@@ -66,7 +74,9 @@ def style_of(rate: int, liveliness: int) -> int:
 class Casting:
     """Draws who speaks next and how; ``available`` are the voices of the bundle, by engine.
 
-    ``shares`` replaces shares of the speaking time by group (flite, rhvoice, espeak, kal16). Error: ``ValueError`` for another group.
+    ``shares`` replaces shares of the speaking time by group (flite, rhvoice, espeak, kal16, recorded).
+
+    Error: ``ValueError`` for another group.
     """
 
     def __init__(self, available: dict[str, list[str]], seed: int, shares: Mapping[str, float] | None = None) -> None:
@@ -93,6 +103,8 @@ class Casting:
         liveliness = rng.choices(range(len(LIVELINESS)), _STYLE_WEIGHTS)[0]
         if speaker.voice == "rms":
             liveliness = 1
+        if speaker.engine == "recorded":
+            rate = liveliness = 1
         return speaker, style_of(rate, liveliness)
 
 

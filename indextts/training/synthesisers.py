@@ -1,4 +1,4 @@
-"""Free speech synthesisers as Python objects, called through ctypes: espeak-ng, flite and RHVoice.
+"""Free speech synthesisers as Python objects, called through ctypes: espeak-ng, flite and RHVoice; and recordings beside them.
 
 Each ``speak`` returns the samples and, where the program tells, when every phone ends. The libraries are loaded by path from an unpacked
 bundle (:mod:`indextts.training.bundle`); none of them is safe to use from several threads, so use one process each.
@@ -161,6 +161,37 @@ class Flite:
             register.argtypes, register.restype = [c_char_p], POINTER(_Voice)
             self._voices[voice] = register(None)
         return self._voices[voice]
+
+
+# ------------------------------------------------------------------------------------------------------------- recordings
+
+
+class Recordings:
+    """Pieces of recorded speech without text or phone times: FLAC files ``recordings/NAME.flac``, mono.
+
+    ``RuntimeError`` if there are none, ``ImportError`` without soundfile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import soundfile
+
+        self._speech: dict[str, Speech] = {}
+        for path in sorted((folder / "recordings").glob("*.flac")):
+            samples, rate = soundfile.read(path, dtype="int16")
+            self._speech[path.stem] = Speech(samples, rate)
+        if not self._speech:
+            raise RuntimeError(f"no recordings in {folder / 'recordings'}")
+
+    def voices(self) -> list[str]:
+        """Voices that the bundle holds."""
+        return list(self._speech)
+
+    def speak(self, voice: str, start: float, seconds: float) -> Speech:
+        """A piece of ``seconds`` or less; ``start`` in [0, 1] is its place among all possible ones."""
+        whole = self._speech[voice]
+        length = min(round(seconds * whole.rate), whole.samples.size)
+        first = int(start * (whole.samples.size - length))
+        return Speech(whole.samples[first : first + length], whole.rate)
 
 
 # ---------------------------------------------------------------------------------------------------------------- RHVoice

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -110,10 +112,10 @@ def test_every_phone_owns_a_code() -> None:
 
 
 @torch.no_grad()
-def test_codes_agree_with_what_was_spoken_and_are_otherwise_the_codecs_own() -> None:
+def test_codes_agree_with_what_was_spoken_and_are_otherwise_the_codecs_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     codec = SemanticCodec(miniature().config.semantic_codec).eval()
-    faithful = FaithfulCodes(codec)
+    faithful = FaithfulCodes(codec, tmp_path / "owners.npy")
     features, truth = torch.randn(2, 40, 32), torch.randint(0, 5, (2, 40))
     truth[:, ::7] = IGNORED
     own = codec.quantize(features)[0]

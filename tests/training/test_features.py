@@ -8,7 +8,7 @@ import torch
 
 from indextts.config import SpectConfig
 from indextts.models.mel import mel_spectrogram
-from indextts.training.acoustic import _draw_warps
+from indextts.training.acoustic import draw_voices
 from indextts.training.features import mel_of
 
 
@@ -32,10 +32,22 @@ def test_nothing_comes_in_from_above() -> None:
     assert lowered[-1].max() < lowered[40].min() - 3
 
 
+def test_gains_shift_the_mel_and_nothing_else() -> None:
+    noise = torch.randn(2, 8192, generator=torch.Generator().manual_seed(0))
+    plain = mel_of(noise)
+    shifted = mel_of(noise, torch.ones(2), torch.tensor([1.0, 2.0])[:, None].expand(-1, 513))
+    assert torch.equal(shifted[0], plain[0])
+    assert torch.allclose(shifted[1], plain[1] + math.log(2), atol=1e-4)
+
+
 def test_half_of_the_rows_keep_their_voice() -> None:
     torch.manual_seed(0)
-    warps = _draw_warps(2000, torch.device("cpu"))
+    warps, gains = draw_voices(2000, torch.device("cpu"))
     assert 0.45 < (warps == 1).float().mean() < 0.55
     assert warps.log().abs().max() <= 0.15 + 1e-6
     assert warps.min() < 0.9
     assert warps.max() > 1.1
+    assert torch.equal((gains == 1).all(dim=1), warps == 1)
+    altered = 20 * gains[warps != 1].log10()
+    assert 2.0 < altered.square().mean().sqrt() < 5.0  # decibels
+    assert (altered[:, 1:] - altered[:, :-1]).abs().max() < 2.0  # smooth
