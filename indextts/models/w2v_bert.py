@@ -116,7 +116,11 @@ class DistanceAttention(nn.Module):
     def forward(self, x: Tensor, hidden_keys: Tensor, distances: Tensor) -> Tensor:
         """(B, T, d) to (B, T, d); the others as in :class:`EncoderLayer`."""
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.linear_q, self.linear_k, self.linear_v))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(q, hidden_keys, distances))
+        bias = self._bias(q, hidden_keys, distances)
+        if bias.requires_grad:  # not every fused kernel has a derivative by the bias
+            mixed = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]) + bias).softmax(-1) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out: Tensor = self.linear_out(mixed.transpose(1, 2).flatten(2))
         return out
 

@@ -85,8 +85,10 @@ def test_gradients_are_the_published_networks() -> None:
     encoder = ours(network).train()
     features, mask = batch([37, 23])
     target = torch.randn(2, 37, 48, generator=torch.Generator().manual_seed(3))
-    (network.train()(features, attention_mask=mask).last_hidden_state * target).mean().backward()
-    (encoder(features, mask) * target).mean().backward()
+    learning, wanted = encoder(features, mask), network.train()(features, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(learning, wanted, atol=1e-5, rtol=0)
+    (wanted * target).mean().backward()
+    (learning * target).mean().backward()
     expected = {key: value.grad for key, value in network.named_parameters() if key != "masked_spec_embed"}
     for key, value in encoder.named_parameters():
         assert value.grad is not None, key
