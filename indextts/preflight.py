@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,6 @@ class Preflight:
 def preflight(model_dir: str | Path | None = None) -> Preflight:
     """Look at GPU, settings and weights; nothing is loaded and nothing is fetched."""
     import torch
-    import transformers
 
     from indextts.utils.gpu_config import GPUConfig
 
@@ -67,7 +67,7 @@ def preflight(model_dir: str | Path | None = None) -> Preflight:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": str(torch.version.cuda),
-        "transformers": transformers.__version__,
+        "transformers": metadata.version("transformers"),  # importing it takes seconds
     }
     return Preflight(versions, gpus, settings, weights, [*_gpu_checks(torch, bool(gpus)), *weight_checks])
 

@@ -92,6 +92,17 @@ def test_importing_the_package_takes_no_time() -> None:
     assert min(float(fresh(code)) for _ in range(5)) < 0.2
 
 
+def test_loading_a_system_imports_neither_transformers_nor_the_compiler(tmp_path: Path) -> None:
+    code = f"""import sys
+from indextts import IndexTTS2
+from indextts.release import write_random_release
+write_random_release({str(tmp_path / "release")!r})
+for tts in (IndexTTS2.from_random("small", device="cpu"), IndexTTS2(model_dir={str(tmp_path / "release")!r}, device="cpu")):
+    tts.close()
+print(*[name for name in ("torch", "transformers", "torch._dynamo") if name in sys.modules])"""
+    assert fresh(code) == "torch"
+
+
 def test_the_settings_table_needs_no_torch() -> None:
     code = "import sys; from indextts import GPUConfig; GPUConfig.get_optimal_settings((8, 6)); print('torch' in sys.modules)"
     assert fresh(code) == "False"

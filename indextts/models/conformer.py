@@ -85,9 +85,11 @@ class PositionTable(nn.Module):
 
 def sinusoid(rows: int, width: int) -> Tensor:
     """Sine at even and cosine at odd places, wavelengths from 2 pi to 20000 pi (arXiv 1706.03762): ``(1, rows, width)``."""
+    table = torch.zeros(1, rows, width)
+    if table.is_meta:
+        return table
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     angles = torch.arange(rows)[:, None] * rates
-    table = torch.zeros(1, rows, width)
     table[0, :, 0::2] = angles.sin()
     table[0, :, 1::2] = angles[:, : width // 2].cos()
     return table

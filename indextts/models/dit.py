@@ -158,8 +158,8 @@ class AdaptiveRMSNorm(nn.Module):
         self.norm = RMSNorm(dim)
         # Training starts from a plain RMSNorm.
         nn.init.zeros_(self.project_layer.weight)
-        with torch.no_grad():
-            self.project_layer.bias.copy_(torch.cat([torch.ones(dim), torch.zeros(dim)]))
+        nn.init.ones_(self.project_layer.bias[:dim])
+        nn.init.zeros_(self.project_layer.bias[dim:])
 
     def forward(self, h: Tensor, t1: Tensor) -> Tensor:
         """(B, T, dim) and the time embedding (B, dim) to (B, T, dim)."""

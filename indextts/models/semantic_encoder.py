@@ -2,7 +2,7 @@
 
 w2v-BERT 2.0 is the speech encoder of Seamless (arXiv 2312.05187; model id ``facebook/w2v-bert-2.0``), a Conformer
 (arXiv 2005.08100). IndexTTS2 reads hidden state 17, the output of layer 16 counted from 0, so later layers are neither built nor
-loaded. The layers themselves come from the transformers package.
+loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from indextts.models.filterbank import log_mel_energies
+from indextts.models.w2v_bert import Encoder, FeatureProjection
 from indextts.models.weights import load_weights
 
 SAMPLE_SCALE = 32768.0  # this front-end, unlike the speaker encoder's, was trained on 16-bit sample values
@@ -72,7 +73,7 @@ class SemanticEncoder(nn.Module):
 
     ``w2v_config`` is the encoder's ``config.json`` as a mapping, or transformers' configuration object. Parameters carry the
     file's key names; the statistics of the features are the buffers ``mean`` and ``var``. Errors: ``ValueError`` if the
-    configuration has fewer than ``hidden_state`` layers or another kind of position embedding.
+    configuration has fewer than ``hidden_state`` layers, another kind of position embedding, or an unknown activation.
     """
 
     # Layers above the hidden state in use; load_weights still reports any that the encoder has and a file lacks.
@@ -86,9 +87,8 @@ class SemanticEncoder(nn.Module):
             raise ValueError(f"hidden state {hidden_state} of a w2v-BERT with {sizes['num_hidden_layers']} layers does not exist")
         if sizes["position_embeddings_type"] != "relative_key":
             raise ValueError(f"w2v-BERT position embeddings {sizes['position_embeddings_type']!r} are not supported; use 'relative_key'")
-        network = _transformers_model({**sizes, "num_hidden_layers": hidden_state})
-        self.feature_projection = network.feature_projection
-        self.encoder = network.encoder
+        self.feature_projection = FeatureProjection(sizes)
+        self.encoder = Encoder({**sizes, "num_hidden_layers": hidden_state})
         self.register_buffer("mean", torch.zeros(sizes["hidden_size"]))
         self.register_buffer("var", torch.ones(sizes["hidden_size"]))
         self.mean: Tensor
@@ -96,8 +96,7 @@ class SemanticEncoder(nn.Module):
 
     def forward(self, input_features: Tensor, mask: Tensor) -> Tensor:
         """Features (B, T, 160) and mask (B, T), 1 = real token, to standardised hidden states (B, T, hidden)."""
-        projected = self.feature_projection(input_features)[0]
-        hidden: Tensor = self.encoder(projected, attention_mask=mask)[0]
+        hidden: Tensor = self.encoder(self.feature_projection(input_features), mask)
         return (hidden - self.mean) / self.var.sqrt()
 
 
@@ -105,16 +104,3 @@ def load_semantic_encoder(encoder: SemanticEncoder, state: Mapping[str, Tensor],
     """Load the w2v-BERT file's ``state`` (needed layers suffice) and the release's ``statistics`` (``mean``, ``var``)."""
     both = {**state, **{key: statistics[key] for key in ("mean", "var") if key in statistics}}
     load_weights(encoder, both, unused=SemanticEncoder.UNUSED, source=source)
-
-
-def _transformers_model(sizes: dict[str, Any]) -> Any:
-    """Transformers' w2v-BERT without anything random or trainable-only, so that training mode computes the same."""
-    from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
-
-    off = dict.fromkeys(
-        ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "conformer_conv_dropout", "layerdrop",
-         "mask_time_prob", "mask_feature_prob"), 0.0
-    )  # fmt: skip
-    # Relative keys enter the scores as a bias, which every transformers release supports in its eager attention.
-    config = Wav2Vec2BertConfig(**sizes, **off, apply_spec_augment=False, add_adapter=False, attn_implementation="eager")
-    return Wav2Vec2BertModel(config)

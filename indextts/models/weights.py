@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 State = dict[str, Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -55,10 +56,21 @@ def unfold_weight_norm(state: Mapping[str, Tensor], names: Iterable[str]) -> Sta
 def build(make: Callable[[], M]) -> M:
     """Call ``make`` without allocating or initialising parameters; :func:`load_weights` must follow.
 
-    Constant buffers must name their device (``device="cpu"``), so that they are real all the same.
+    Constant buffers must name their device (``device="cpu"``), so that they are real all the same. ``make`` should do no
+    arithmetic without memory: for some operations torch first imports its compiler, which takes seconds.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return make()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out normally distributed start values, which are among those operations."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def load_weights(

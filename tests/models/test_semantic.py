@@ -94,6 +94,10 @@ def test_impossible_encoders_are_refused() -> None:
         SemanticEncoder(SMALL_W2V, 7)
     with pytest.raises(ValueError, match="rotary"):
         SemanticEncoder({**SMALL_W2V, "position_embeddings_type": "rotary"}, 4)
+    with pytest.raises(ValueError, match="48 cannot be split into 5"):
+        SemanticEncoder({**SMALL_W2V, "num_attention_heads": 5}, 4)
+    with pytest.raises(ValueError, match="'tanh' is not supported"):
+        SemanticEncoder({**SMALL_W2V, "hidden_act": "tanh"}, 4)
 
 
 def test_clips_padded_into_a_batch_give_what_they_give_alone() -> None:
