@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +22,8 @@ from indextts.training.alignment import NOWHERE, Positions, align
 from indextts.training.coding import CodedCorpus
 from indextts.training.letters import phone_tokenizer
 
+_FEW = 200  # utterances that are aligned at once; each takes 2 ms, and a GPU would wait for it
+_ALIGNERS = min(6, (os.cpu_count() or 1) - 4)  # processes for that
 _POOL = 4096  # utterances that are sorted by length at a time
 SPELLED = 0.12  # share of known words that training spells
 _TEXT_STEP, _CODE_STEP = 32, 64  # for recorded steps: what text and codes are padded to
@@ -56,6 +62,7 @@ class TextIds:
         self._pieces: list[list[str]] = []
         self._rows: list[list[int]] = []
         self._positions: list[Positions] = []
+        self._aligners: ProcessPoolExecutor | None = None
 
     def ids(self, text: str) -> list[int]:
         """Ids of one text, as in synthesis."""
@@ -72,9 +79,20 @@ class TextIds:
     def positions(self, corpus: CodedCorpus) -> list[Positions]:
         """Per utterance the text position that each of its codes speaks (:func:`indextts.training.alignment.align`)."""
         self.rows(corpus.texts)
-        for i in range(len(self._positions), len(corpus)):
-            self._positions.append(align(self._pieces[i], corpus.labels_of(i)))
+        first = len(self._positions)
+        pairs = list(zip(self._pieces[first:], corpus.labels_from(first), strict=True))
+        if len(pairs) < _FEW or _ALIGNERS < 2:
+            self._positions += map(align, *zip(*pairs, strict=True)) if pairs else ()
+        else:
+            if self._aligners is None:
+                self._aligners = ProcessPoolExecutor(_ALIGNERS, multiprocessing.get_context("spawn"))
+            chunks = (pairs[i : i + _FEW] for i in range(0, len(pairs), _FEW))
+            self._positions += itertools.chain.from_iterable(self._aligners.map(_align_all, chunks))
         return self._positions
+
+
+def _align_all(pairs: list[tuple[list[str], npt.NDArray[np.uint8]]]) -> list[Positions]:
+    return [align(pieces, labels) for pieces, labels in pairs]
 
 
 def endless_batches(corpus: CodedCorpus, texts: TextIds, budget: int, longest: int, guided: bool, few_shapes: bool) -> Iterator[GPTBatch]:

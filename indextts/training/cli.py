@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--recordings", type=Path, help="folder of FLAC files: people who speak other languages, for more voices")
     bundle.set_defaults(run=_bundle)
 
+    recordings = commands.add_parser("recordings", help="record people of other languages (festival, RHVoice) for the bundle")
+    recordings.add_argument("out", type=Path, help="folder of FLAC files, for bundle --recordings")
+    recordings.add_argument("--rhvoice", type=Path, help="folder with lib and RHVoice, as an unpacked bundle has them, with more voices")
+    recordings.add_argument("--seconds", type=float, default=46.0, help="of each voice")
+    recordings.set_defaults(run=_recordings)
+
     text = commands.add_parser("text", help="collect sentences from documents on this machine")
     text.add_argument("dictionary", type=Path, help="word list, one word first on each line")
     text.add_argument("out", type=Path)
@@ -84,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True)
     export.add_argument("--synth", type=Path, help="unpacked bundle, or its archive: reference clips are made too")
     export.add_argument("--unheard", type=Path, nargs="*", default=[], help="recordings of voices never trained on, for more clips")
+    export.add_argument("--clips", nargs="*", default=[], help="names of the clips to make (default: all)")
     export.add_argument("--size", default="small", choices=sorted(_MINIMUM_S))
     export.add_argument("--lexicon", type=Path, help="lexicon.txt.gz that the language model was trained with")
     export.set_defaults(run=_export)
@@ -161,6 +168,12 @@ def _bundle(options: argparse.Namespace) -> None:
     )
 
 
+def _recordings(options: argparse.Namespace) -> None:
+    from indextts.training.recordings import make_recordings
+
+    make_recordings(options.out, options.rhvoice, options.seconds)
+
+
 def _text(options: argparse.Namespace) -> None:
     from indextts.training.text_corpus import write_corpus
 
@@ -201,7 +214,7 @@ def _export(options: argparse.Namespace) -> None:
 
     export_release(options.parts, options.out, options.size, options.lexicon)
     if options.synth is not None:
-        make_clips(options.out, unpacked(options.synth, options.synth.parent), options.unheard)
+        make_clips(options.out, unpacked(options.synth, options.synth.parent), options.unheard, options.clips)
 
 
 def _stage(options: argparse.Namespace) -> None:

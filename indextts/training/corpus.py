@@ -131,10 +131,13 @@ class Corpus:
         pieces = self._labels[index.clamp(max=self._labels_used - 1)].long()
         return pieces.masked_fill((pieces == UNKNOWN) | (index >= end[:, None]), IGNORED)
 
-    def labels_of(self, i: int) -> npt.NDArray[np.uint8]:
-        """Phones (T,) of a whole utterance, unknown ones included."""
-        first = int(self.label_starts[i])
-        return np.asarray(self._labels[first : first + int(self.tokens[i])].cpu())
+    def labels_from(self, first: int) -> list[npt.NDArray[np.uint8]]:
+        """Phones (T,) of the whole utterances from ``first`` on, unknown ones included; asks the device once."""
+        if first >= len(self):
+            return []
+        start = int(self.label_starts[first])
+        labels = np.asarray(self._labels[start : self._labels_used].cpu())
+        return np.split(labels, self.label_starts[first + 1 :] - start)
 
 
 def _appended(store: Tensor, used: int, new: Tensor) -> tuple[Tensor, int]:

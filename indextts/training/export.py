@@ -86,17 +86,15 @@ def _config_text(sizes: SystemSizes) -> str:
     return yaml.safe_dump(published_config(sizes.config), sort_keys=False, allow_unicode=True)
 
 
-def make_clips(folder: Path, synth: Path, unheard: Sequence[Path] = ()) -> list[Path]:
+def make_clips(folder: Path, synth: Path, unheard: Sequence[Path] = (), only: Sequence[str] = ()) -> list[Path]:
     """Reference clips ``folder/voices/ENGINE-NAME.wav``, 22 050 Hz; returns their paths.
 
     The recorded voices in the bundle ``synth``, then two kinds that training never heard: an espeak timbre that it leaves out, if the
-    bundle has it, and the recordings ``unheard``, named by their files.
+    bundle has it, and the recordings ``unheard``, named by their files. ``only``: names of those to make (none: all). Error:
+    ``ValueError`` for a name that nothing here is called.
     """
     from torchaudio.functional import resample
 
-    voices = folder / "voices"
-    shutil.rmtree(voices, ignore_errors=True)
-    voices.mkdir(parents=True)
     speeches: dict[str, Speech] = {}
     flite = Flite(synth)
     speeches |= {f"flite-{voice}": flite.speak(_CLIP_TEXT, voice) for voice in flite.voices()}
@@ -107,8 +105,16 @@ def make_clips(folder: Path, synth: Path, unheard: Sequence[Path] = ()) -> list[
         timbre = f"en-us+{HELD_OUT_TIMBRES[0]}"
         speeches[f"espeak-{timbre}"] = Espeak(synth).speak(_CLIP_TEXT, timbre, 160)
     speeches |= {path.stem: _read_wav(path) for path in unheard}
+    unknown = set(only) - set(speeches)
+    if unknown:
+        raise ValueError(f"no clip is called {', '.join(sorted(unknown))}; there are {', '.join(speeches)}")
+    voices = folder / "voices"
+    shutil.rmtree(voices, ignore_errors=True)
+    voices.mkdir(parents=True)
     paths = []
     for name, speech in speeches.items():
+        if only and name not in only:
+            continue
         samples = resample(torch.from_numpy(speech.samples.astype(np.float32)), speech.rate, SAMPLE_RATE)
         samples = samples * (0.07 * 32768 / samples.square().mean().sqrt().clamp(min=1.0))
         path = voices / f"{name}.wav"

@@ -3,7 +3,7 @@
 A small network's step is hundreds of kernels that each take less time than their launch; replayed, it takes the time of the kernels. What
 is recorded must not ask the device for values and must find its inputs' shapes again, so the stages draw from a few sizes.
 
-On other devices, and where recording fails, the same function is simply called. Untried on a GPU in this form.
+On other devices, and where recording fails, the same function is simply called.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Replay:
         for held, given in zip(entry.inputs, inputs, strict=True):
             held.copy_(given, non_blocking=True)
         entry.graph.replay()
-        return entry.values
+        return dict(entry.values)  # callers may take things out
 
     def _plainly(self, inputs: tuple[Tensor, ...]) -> Values:
         """On a stream of its own, as recording needs it: gradients then belong to no stream that a graph would have to wait for."""

@@ -6,7 +6,7 @@
 # This lesson trains a miniature of the voice's language model on a made-up language, in seconds, with the code of the real recipe (`indextts.training`).
 
 # %%
-from widgets.lessons import bars, lines, predict
+from widgets.lessons import bars, lines, predict, recorded
 from widgets.lessons.mixed_training import gradient_sizes, lost_percent, scale_history, train
 
 # %% [markdown]
@@ -106,8 +106,39 @@ bars(
 # | s2mel | mels from codes | the corpus, by flow matching |
 # | vocoder | waves from mels | the corpus, with discriminators |
 #
-# The whole run is one command; `python -m indextts.training --help` lists the stages, and `--precision bf16` or `fp16` chooses the format (fp16 with the dynamic scale shown above).
-#
+# The whole run is one command; `python -m indextts.training --help` lists the stages, and `--precision bf16` or `fp16` chooses the format (fp16 with the dynamic scale shown above). The voice that comes with the package was trained in bf16, its vocoder in fp16:
+
+# %%
+made = recorded("training")
+learned = {}
+for stage in ("encoder", "codec", "gpt"):
+    rows = made.where(stage=stage)
+    learned[stage] = ([row["seconds"] for row in rows], [100 * row["value"] for row in rows])
+lines(
+    learned,
+    title="How much each stage gets right: phones (encoder, codec), codes (gpt)",
+    x="seconds of training",
+    y="percent",
+    dots=False,
+)
+
+# %%
+lines(
+    {
+        f"{row_stage}: {made.where(stage=row_stage)[0]['measure']}": (
+            [row["seconds"] for row in made.where(stage=row_stage)],
+            [row["value"] for row in made.where(stage=row_stage)],
+        )
+        for row_stage in ("s2mel", "vocoder")
+    },
+    title="What is left to learn: error of the flow (s2mel), of the mel after the vocoder",
+    x="seconds of training",
+    y="mean error",
+    log_y=True,
+    dots=False,
+)
+
+# %% [markdown]
 # ## Conclude
 #
 # - **bf16 trains like float32** as long as weights and optimiser stay in float32: its range is the same, and the noise of its rounding is smaller than that of the batches.

@@ -13,7 +13,7 @@ from indextts.models.s2mel import S2Mel
 from indextts.training.acoustic import _stretched
 from indextts.training.batches import _alike
 from indextts.training.loop import LossScale, StageSettings, Trainer
-from indextts.training.replay import Replay
+from indextts.training.replay import Replay, _Recorded
 from indextts.training.sizes import miniature
 
 CPU = torch.device("cpu")
@@ -103,3 +103,17 @@ def test_batches_of_few_shapes_hold_what_fits_them() -> None:
         assert len(ids) * (text + codes + 16) <= 6000 or len(ids) == 1
     drawn = np.unique(np.concatenate([ids for ids, _, _ in batches]))
     assert len(drawn) > 480
+
+
+def test_what_a_caller_takes_out_of_the_values_is_there_again_after_the_next_replay() -> None:
+    class Graph:
+        def replay(self) -> None:
+            total.add_(held.sum())
+
+    replay = Replay(lambda x: {"loss": x}, CPU)
+    held, total = torch.zeros(2), torch.zeros(())
+    replay.enabled = True
+    replay._recorded[(((2,), torch.float32),)] = _Recorded(Graph(), (held,), {"loss": total, "doubt": total})  # type: ignore[arg-type]
+    for count in (1, 2):
+        values = replay(torch.ones(2))
+        assert float(values.pop("doubt")) == 2 * count
