@@ -147,6 +147,36 @@ def _step_ms(trial: Trial, options: dict[str, Any], rows: int, beams: int) -> Ro
         return {"prefill_ms": prefill, "step_ms": step, "latents_ms": latents, "captured": decoder.use_graphs}
 
 
+def profile(trial: Trial) -> Iterator[Row]:
+    """What one sentence spends its time in: kernels by device time (on the CPU: operations), and what the device waits for."""
+    from torch.profiler import ProfilerActivity
+
+    for beams in (1, 3):
+        call = functools.partial(
+            trial.tts.infer_forced,
+            trial.codes,
+            spk_audio_prompt=made_up_clip(),
+            text="The ferry came in at a quarter to eight.",
+            num_beams=beams,
+            seed=1,
+        )
+        for _ in range(2):
+            call()
+        trial.wait()
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * trial.on_gpu]) as seen:
+            start = time.perf_counter()
+            call()
+            trial.wait()
+            took = 1e3 * (time.perf_counter() - start)
+        key = "self_device_time_total" if trial.on_gpu else "self_cpu_time_total"
+        rows = sorted(seen.key_averages(), key=lambda row: -getattr(row, key))
+        busy = sum(getattr(row, key) for row in rows) / 1e3
+        yield {"what": f"{beams} beams", "wall_ms": took, "busy_ms": busy, "calls": sum(row.count for row in rows)}
+        for row in rows[:24]:
+            total = getattr(row, key) / 1e3
+            yield {"what": f"{beams} beams: {row.key[:90]}", "total_ms": total, "count": row.count, "each_us": 1e3 * total / row.count}
+
+
 def solver(trial: Trial) -> Iterator[Row]:
     """Milliseconds of 25 Euler steps for 5 s after a prompt of 5 s, and the distance from float32."""
     stages, prompt = trial.stages, trial.speaker.mel.shape[-1]
@@ -247,7 +277,7 @@ def _timed(what: str, work: Callable[[], Row]) -> Row:
 
 
 SECTIONS: dict[str, Callable[[Trial], Iterator[Row]]] = {
-    "kernels": kernels, "decode": decode, "solver": solver, "vocoder": vocoder, "first_sound": first_sound,
+    "kernels": kernels, "profile": profile, "decode": decode, "solver": solver, "vocoder": vocoder, "first_sound": first_sound,
 }  # fmt: skip
 
 

@@ -4,9 +4,11 @@ Data are made on all cores from the first to the middle of the run. The front ha
 codec and speaker encoder; after it language model, flow matching and vocoder share what is left. ``--stages`` leaves stages out, so that a
 run can be given to one of them alone: three stages on one GPU make each step three times as long, and the vocoder needs most steps. Parts
 are copied to the output folder as they are saved, so a run that is killed loses a minute. A second run with the same output folder (or
-``--resume``) keeps the front half as it is, since codes must not change their meaning, and goes on with the rest on fresh text. In 25
-minutes: ``--minutes 8 --stages encoder codec speaker gpt s2mel``, then ``--minutes 9 --stages vocoder``, then ``--minutes 8 --stages gpt
-s2mel``, each time with another ``--seed``.
+``--resume``) keeps the front half as it is, since codes must not change their meaning, and goes on with the rest on fresh text.
+
+``--speech`` takes speech that the sub-command ``data`` makes or has made, so that runs one after the other share it and its codes. The
+bundled voice was made so: ``--minutes 4 --stages encoder codec speaker``, then ``--minutes 8 --stages vocoder code``, then ``--minutes 12
+--stages gpt s2mel``, each time with another ``--seed``; its MODEL_CARD has the commands.
 """
 
 from __future__ import annotations

@@ -118,6 +118,14 @@ bars(
 record
 
 # %% [markdown]
+# And a ladder, one optimisation added after the other, with an example of trap 4 in it: the caption says what the machine did besides.
+
+# %%
+recorded("ladder_h200").table(
+    "label", "beams", "batch", "total_s", "gpt_s", "s2mel_s", "bigvgan_s", "rtf"
+)
+
+# %% [markdown]
 # ## Conclude
 #
 # - Warm up, force the amount of work, take turns, wait for the device, and give the spread beside the middle.

@@ -110,13 +110,17 @@ bars(
 
 # %%
 made = recorded("training")
-learned = {}
-for stage in ("encoder", "codec", "gpt"):
+
+
+def curve(stage, scale=1):
     rows = made.where(stage=stage)
-    learned[stage] = ([row["seconds"] for row in rows], [100 * row["value"] for row in rows])
+    return [row["seconds"] for row in rows], [scale * row["value"] for row in rows]
+
+
+# %%
 lines(
-    learned,
-    title="How much each stage gets right: phones (encoder, codec), codes (gpt)",
+    {stage: curve(stage, 100) for stage in ("encoder", "codec", "gpt")},
+    title="Phones (encoder, codec) and codes (gpt) that are right, on one H200",
     x="seconds of training",
     y="percent",
     dots=False,
@@ -124,14 +128,8 @@ lines(
 
 # %%
 lines(
-    {
-        f"{row_stage}: {made.where(stage=row_stage)[0]['measure']}": (
-            [row["seconds"] for row in made.where(stage=row_stage)],
-            [row["value"] for row in made.where(stage=row_stage)],
-        )
-        for row_stage in ("s2mel", "vocoder")
-    },
-    title="What is left to learn: error of the flow (s2mel), of the mel after the vocoder",
+    {"flow (s2mel)": curve("s2mel"), "mel after the vocoder": curve("vocoder")},
+    title="What is left to learn on one H200",
     x="seconds of training",
     y="mean error",
     log_y=True,

@@ -213,6 +213,16 @@ def test_nothing_of_an_earlier_request_remains(model: UnifiedVoice) -> None:
     check(decoder, SamplingParams(max_mel_tokens=20), seed=3)
 
 
+@pytest.mark.parametrize("texts", [TEXTS, TEXTS[:1]], ids=["rows", "one row"])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_codes_stay_as_they_are_while_the_next_ones_are_made(model: UnifiedVoice, beams: int, texts: list[list[int]]) -> None:
+    decoder, params = decoder_of(model), SamplingParams(max_mel_tokens=12, num_beams=beams)
+    found = [decoder.generate(*prompt(model, texts), params, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    again = decoder.generate(*prompt(model, texts), params, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found[0].codes, again.codes)
+    assert not torch.equal(found[0].codes, found[1].codes)
+
+
 def test_one_capture_serves_all_limits_and_seeds(model: UnifiedVoice) -> None:
     decoder = decoder_of(model, pretend=True)
     for seed, limit in enumerate((5, 20, 9)):
