@@ -62,7 +62,7 @@ def small_voice() -> SystemSizes:
         ),
         inference=InferenceConfig(
             num_beams=1,
-            repetition_penalty=1.1,
+            repetition_penalty=1.05,
             temperature=0.7,
             top_p=0.85,
             max_mel_tokens=MAX_CODES,

@@ -17,11 +17,12 @@ from indextts.training.speed import fuse_activations
 
 _BATCH = 40
 _FRAMES = 32  # of a piece
-_MEL_WEIGHT, _SPECTRUM_WEIGHT, _FEATURE_WEIGHT = 15.0, 1.0, 2.0
+_MEL_WEIGHT, _SPECTRUM_WEIGHT, _FEATURE_WEIGHT, _EDGE_WEIGHT = 15.0, 1.0, 2.0, 20.0
 _ALONE = 0.3  # share of the planned time before the discriminators come in
 _RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 _HOP = 256
 _MARGIN = 3  # frames at each end that the reflection of the mel spoils
+_EDGE = 64  # samples at each end, where padding would otherwise leave a step that clicks between segments
 
 
 def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
@@ -41,7 +42,7 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
 
     def alone(wave: Tensor) -> dict[str, Tensor]:
         _, losses = generate(wave)
-        loss = _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"]
+        loss = _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"] + _EDGE_WEIGHT * losses["edges"]
         trainer.update(loss)
         return _detached(loss=loss, **losses)
 
@@ -56,9 +57,8 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
             with torch.no_grad():
                 truth = judges(wave)
             losses["fooling"], losses["features"] = fooling_loss(opinion), feature_loss(truth, opinion)
-        loss = (
-            _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"] + losses["fooling"] + _FEATURE_WEIGHT * losses["features"]
-        )
+        loss = _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"] + _EDGE_WEIGHT * losses["edges"]
+        loss = loss + losses["fooling"] + _FEATURE_WEIGHT * losses["features"]
         trainer.update(loss)
         judges.requires_grad_(True)
         return _detached(loss=loss, **losses, doubt=doubt)
@@ -111,7 +111,7 @@ def roughened(mel: Tensor) -> Tensor:
 
 
 def spectral_losses(made: Tensor, wave: Tensor) -> dict[str, Tensor]:
-    """Mean absolute difference of log-mels, and spectral convergence plus log-magnitude difference over three resolutions."""
+    """Mean absolute difference of log-mels; spectral convergence plus log-magnitude difference over three resolutions; of the ends."""
     inner = slice(_MARGIN, -_MARGIN)
     losses = {"mel": F.l1_loss(mel_of(made)[..., inner], mel_of(wave)[..., inner])}
     total = made.new_zeros(())
@@ -123,4 +123,5 @@ def spectral_losses(made: Tensor, wave: Tensor) -> dict[str, Tensor]:
         )
         total = total + (a - b).norm() / b.norm().clamp(min=1e-3) + F.l1_loss(a.log(), b.log())
     losses["spectrum"] = total / len(_RESOLUTIONS)
+    losses["edges"] = F.l1_loss(made[..., :_EDGE], wave[..., :_EDGE]) + F.l1_loss(made[..., -_EDGE:], wave[..., -_EDGE:])
     return losses
