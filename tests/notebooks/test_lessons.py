@@ -73,7 +73,7 @@ def test_committed_notebook_is_complete_and_clean(source):
 
 
 def test_notebooks_are_small_together():
-    assert sum(path.stat().st_size for path in build.FOLDER.glob("*.ipynb")) < 3_000_000
+    assert sum(path.stat().st_size for path in build.FOLDER.glob("*.ipynb")) < 6_000_000
 
 
 @pytest.mark.parametrize("source", LESSONS, ids=lambda path: path.stem)
