@@ -20,7 +20,7 @@ from widgets.notices import collecting
 
 SAMPLE = "The ferry came in at 7:45, and nobody was waiting. So we walked home along the harbour."
 MOST_SHOWN = 12
-TEXT_TOKENS_A_SECOND = 6  # of ordinary English speech; good for a first idea only
+LETTERS_A_SECOND, CHARACTERS_A_SECOND = 15, 4.5  # of ordinary English and Chinese speech; good for a first idea only
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,13 @@ class Preview:
     def tokens(self) -> int:
         """Text tokens of all segments."""
         return sum(count for count, _ in self.segments)
+
+    @property
+    def seconds(self) -> float:
+        """How long it may take to say all this: by letters, since tokens are words here and single sounds there."""
+        text = "".join(text for _, text in self.segments)
+        latin = sum(character.isascii() for character in text)
+        return latin / LETTERS_A_SECOND + (len(text) - latin) / CHARACTERS_A_SECOND
 
 
 def preview(tts: Any, text: str, most_tokens: int, quick: int) -> Preview:
@@ -78,8 +85,7 @@ class TextBox(W.VBox):
             self.segments.value = ""
             return
         count = len(found.segments)
-        seconds = found.tokens / TEXT_TOKENS_A_SECOND
-        facts = f"{found.tokens} tokens in {count} {'segment' if count == 1 else 'segments'}, roughly {seconds:.0f} s of speech."
+        facts = f"{found.tokens} tokens in {count} {'segment' if count == 1 else 'segments'}, roughly {found.seconds:.0f} s of speech."
         if found.unknown:
             pieces = ", ".join(map(repr, found.unknown[:8]))
             facts += f" Not in the vocabulary, so not spoken as written: {pieces}."

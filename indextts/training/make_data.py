@@ -142,7 +142,7 @@ def make_shards(
 ) -> None:
     """Fill ``folder`` with about ``hours`` of speech, for at most ``seconds``, on ``workers`` processes; returns when they are done.
 
-    A stop file that lies there afterwards says that no more will come; put there before, it ends the work.
+    A stop file that lies there afterwards says that no more will come; put there while this runs, it ends the work.
 
     ``shares``: as for :class:`indextts.training.speakers.Casting`.
     """
