@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.semantic_codec import SemanticCodec
+from indextts.training import batches
 from indextts.training.alignment import NOWHERE, Watch, align
+from indextts.training.batches import TextIds
 from indextts.training.coding import FaithfulCodes, owners_of_codes
 from indextts.training.corpus import IGNORED
 from indextts.training.language_model import GPTBatch, attention_loss, sequence_losses, watched_layers
@@ -126,3 +129,23 @@ def test_codes_agree_with_what_was_spoken_and_are_otherwise_the_codecs_own(tmp_p
     assert torch.equal(owners[first][known], truth[known])
     assert torch.equal(first[~known], own[~known])
     assert torch.equal(faithful(own, owners[own]), own)
+
+
+def test_alignments_of_several_processes_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Spoken:
+        def __init__(self) -> None:
+            self.texts = ["A cat.", "", "Two dogs.", "A bird."]
+
+        def __len__(self) -> int:
+            return len(self.texts)
+
+        def labels_from(self, first: int) -> list[np.ndarray]:
+            return [np.full(5 + i, 1 + i, np.uint8) for i in range(first, len(self))]
+
+    alone = TextIds().positions(Spoken())  # type: ignore[arg-type]
+    monkeypatch.setattr(batches, "_FEW", 2)
+    monkeypatch.setattr(batches, "_ALIGNERS", 2)
+    monkeypatch.setattr(batches, "ProcessPoolExecutor", lambda workers, _: ThreadPoolExecutor(workers))
+    several = TextIds().positions(Spoken())  # type: ignore[arg-type]
+    assert [row.tolist() for row in several] == [row.tolist() for row in alone]
+    assert [len(row) for row in alone] == [5, 6, 7, 8]

@@ -12,11 +12,11 @@ from indextts.training.orchestrate import Conductor, Job
 from indextts.training.parts import part_path
 
 
-def conductor(tmp_path: Path, *arguments: str) -> Conductor:
+def conductor(tmp_path: Path, *arguments: str, source: str = "synth") -> Conductor:
     parser = argparse.ArgumentParser()
     orchestrate.add_options(parser)
-    (tmp_path / "synth").mkdir(exist_ok=True)
-    fixed = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--synth", str(tmp_path / "synth")]
+    (tmp_path / source).mkdir(exist_ok=True)
+    fixed = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), f"--{source}", str(tmp_path / source)]
     return Conductor(parser.parse_args([*fixed, *arguments]))
 
 
@@ -38,6 +38,20 @@ def test_a_run_of_the_vocoder_alone_neither_codes_nor_waits(tmp_path: Path) -> N
     jobs = {job.name: job for job in conductor(tmp_path, "--stages", "vocoder").jobs}
     assert list(jobs) == ["data", "vocoder"]
     assert jobs["vocoder"].after == ()
+
+
+def test_runs_that_share_their_speech_keep_it_and_its_codes(tmp_path: Path) -> None:
+    shard, code = tmp_path / "speech/0000.npz", tmp_path / "work/coded/0000.npz"
+    for path in (shard, code):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    later = conductor(tmp_path, "--stages", "vocoder", "code", source="speech")
+    assert [job.name for job in later.jobs] == ["code", "vocoder"]
+    assert option(later.jobs[0], "--shards") == str(shard.parent)
+    assert code.exists()
+    conductor(tmp_path, "--stages", "codec", "gpt", source="speech")  # a new codec: its codes mean something else
+    assert shard.exists()
+    assert not code.exists()
 
 
 def test_a_voice_without_a_trained_vocoder_has_no_such_stage(tmp_path: Path) -> None:
