@@ -32,7 +32,8 @@ from indextts.training.sizes import SIZES
 logger = logging.getLogger(__name__)
 
 _BATCH_FRAMES = 22_000
-_ALTERED = 0.5  # share of rows in a voice that nobody has
+_ALTERED = 0.7  # share of rows in a voice that nobody has
+_STRANGE = 0.3  # share of rows with another speaker's style vector
 _WARP, _COLOUR_DB, _RIPPLES = 0.15, 3.0, 6  # of these: the largest warp's logarithm; how much and how finely their spectrum is reshaped
 _DROP = 0.15  # share of rows without conditions
 _HOP = 256
@@ -94,7 +95,7 @@ def train_s2mel(
         voices = draw_voices(len(ids), settings.device)
         mel = _mels(corpus, ids, offsets, frames, voices)
         prompt_mel = _mels(corpus, before, prompt_offsets, prompt_frames, voices)
-        style = corpus.style_vectors(before)
+        style = estranged(corpus.style_vectors(before))
         with torch.no_grad():
             content = codec.vq2emb(corpus.codes(ids, offsets, n)).transpose(1, 2)
             prompt_content = codec.vq2emb(corpus.codes(before, prompt_offsets, p)).transpose(1, 2)
@@ -219,7 +220,7 @@ def _mels(
 
 
 def draw_voices(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Other voices for prompt and target together: factors on frequencies (B,) and gains (B, 513) of the spectrum, 1 for half of the rows.
+    """Other voices for prompt and target together: factors on frequencies (B,) and gains (B, 513) of the spectrum, 1 for the rows kept.
 
     The style vector stays that of the voice as it was, so that what is to be copied exactly has to be read from the prompt: a voice
     that was never trained on has a style vector which is only nearly right.
@@ -232,6 +233,12 @@ def draw_voices(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
     ripples = (math.pi * order[:, None] * mel_place / mel_place[-1]).cos()
     decibels = (torch.randn(rows, _RIPPLES, device=device) * _COLOUR_DB / order.sqrt()) @ ripples
     return torch.where(altered, warps, 1.0), torch.where(altered[:, None], 10 ** (decibels / 20), 1.0)
+
+
+def estranged(style: Tensor) -> Tensor:
+    """Style vectors (B, D), some of which have changed places: that of an unknown voice misleads too, and the prompt is to be believed."""
+    strange = torch.rand(len(style), device=style.device) < _STRANGE
+    return torch.where(strange[:, None], style.roll(1, dims=0), style)
 
 
 @torch.no_grad()

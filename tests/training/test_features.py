@@ -8,7 +8,7 @@ import torch
 
 from indextts.config import SpectConfig
 from indextts.models.mel import mel_spectrogram
-from indextts.training.acoustic import draw_voices
+from indextts.training.acoustic import draw_voices, estranged
 from indextts.training.features import mel_of
 
 
@@ -40,10 +40,10 @@ def test_gains_shift_the_mel_and_nothing_else() -> None:
     assert torch.allclose(shifted[1], plain[1] + math.log(2), atol=1e-4)
 
 
-def test_half_of_the_rows_keep_their_voice() -> None:
+def test_three_of_ten_rows_keep_their_voice() -> None:
     torch.manual_seed(0)
     warps, gains = draw_voices(2000, torch.device("cpu"))
-    assert 0.45 < (warps == 1).float().mean() < 0.55
+    assert 0.25 < (warps == 1).float().mean() < 0.35
     assert warps.log().abs().max() <= 0.15 + 1e-6
     assert warps.min() < 0.9
     assert warps.max() > 1.1
@@ -51,3 +51,12 @@ def test_half_of_the_rows_keep_their_voice() -> None:
     altered = 20 * gains[warps != 1].log10()
     assert 2.0 < altered.square().mean().sqrt() < 5.0  # decibels
     assert (altered[:, 1:] - altered[:, :-1]).abs().max() < 2.0  # smooth
+
+
+def test_some_style_vectors_change_places() -> None:
+    torch.manual_seed(0)
+    style = torch.randn(2000, 8)
+    found = estranged(style)
+    kept = (found == style).all(dim=1)
+    assert 0.65 < kept.float().mean() < 0.75
+    assert torch.equal(found[~kept], style.roll(1, dims=0)[~kept])
