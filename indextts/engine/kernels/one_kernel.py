@@ -1,0 +1,226 @@
+"""A decode step's layers as one kernel that stays on the device: ``one_kernel.cu``, compiled on first use by CUDA's run-time compiler.
+
+For a few sequences (:data:`MOST_SEQUENCES`) with weights of 16 bits. For others :class:`OneKernel` takes the kernels of
+:mod:`indextts.engine.kernels.decode`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from indextts.engine.static_cache import Bucket, StaticCache
+from indextts.models.gpt import UnifiedVoice
+from indextts.models.gpt2 import Conv1D, GPT2Block
+
+MOST_SEQUENCES = 4
+MOST_PARTS = 8  # as in the kernel's source
+HEAD_WIDTH, CHUNK = 64, 256
+_RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system keeps
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the work is cut; what is best is measured on the device.
+
+    ``warps`` of a block, a multiple of 4; ``ring``: rows of weights that each has under way, at most; ``bulk``: rows are copied by the bulk
+    copy engine (sm_90 and later) instead of by the threads; ``flags``: blocks meet by a flag each instead of one counter; ``part``: old
+    keys that are worth a block.
+    """
+
+    warps: int = 12
+    ring: int = 6
+    bulk: bool = True
+    flags: bool = True
+    part: int = 96
+
+
+LAYOUT = Layout()
+_POINTERS = (
+    "layers", "gain_f", "shift_f", "gain_last", "shift_last", "code_bias", "codes", "x", "stream", "qkv", "mixed", "tops", "masses", "hidden",
+    "logits", "keys", "values", "visible", "slots", "barrier",
+)  # fmt: skip
+
+
+class Step(ctypes.Structure):
+    """The kernel's one argument: addresses, and the capacity of the cache."""
+
+    _fields_ = [*((name, ctypes.c_void_p) for name in _POINTERS), ("capacity", ctypes.c_longlong)]  # noqa: RUF012 (ctypes asks for a list)
+
+
+Defines = Mapping[str, int]
+Launch = Callable[[Defines, Step], None]  # run the kernel that these defines make
+
+
+class OneKernel:
+    """:func:`indextts.engine.decode.feed` in one kernel, for the layers of ``gpt`` as they are now.
+
+    ``launch``: runs it on a grid of ``blocks``. ``otherwise``: runs what it is not made for.
+    """
+
+    def __init__(
+        self,
+        gpt: UnifiedVoice,
+        launch: Launch,
+        blocks: int,
+        otherwise: Callable[[UnifiedVoice, Tensor, StaticCache, Bucket], Tensor],
+        layout: Layout = LAYOUT,
+    ) -> None:
+        if problem := unsuitable(gpt):
+            raise ValueError(problem)
+        self.launch, self.blocks, self.otherwise, self.layout = launch, blocks, otherwise, layout
+        self._kept: list[Tensor] = []  # what the table's addresses point to
+        with torch.inference_mode(False), torch.no_grad():
+            table = [self._layer(block) for block in gpt.gpt.h if isinstance(block, GPT2Block)]
+            self._table = torch.tensor(table, dtype=torch.int64, device=gpt.mel_head.weight.device)
+            ends = (gpt.gpt.ln_f.weight, gpt.gpt.ln_f.bias, gpt.final_norm.weight, gpt.final_norm.bias, gpt.mel_head.bias)
+            self._ends = [*map(self._float32, ends), self._address(gpt.mel_head.weight)]
+            self._barrier = torch.zeros(blocks + 2, dtype=torch.int32, device=self._table.device)
+        self._scratch: dict[int, list[Tensor]] = {}
+
+    def __call__(self, gpt: UnifiedVoice, x: Tensor, cache: StaticCache, bucket: Bucket) -> Tensor:
+        """Logits (B, b, V) float32 of embeddings (B, b, D); see :func:`indextts.engine.kernels.decode.feed`."""
+        rows, beams, width = x.shape
+        if rows * beams > MOST_SEQUENCES:
+            return self.otherwise(gpt, x, cache, bucket)
+        x = x.float().contiguous()
+        logits = torch.empty(rows, beams, gpt.config.number_mel_codes, device=x.device)
+        kv, half = bucket.kv, 0 if bucket.kv.dtype == torch.bfloat16 else 1
+        pointers = [
+            self._table.data_ptr(), *self._ends, x.data_ptr(), *(buffer.data_ptr() for buffer in self._buffers(rows * beams, width, kv)),
+            logits.data_ptr(), kv[0].data_ptr(), kv[1].data_ptr(), bucket.visible.data_ptr(), cache.slots.data_ptr(), self._barrier.data_ptr(),
+        ]  # fmt: skip
+        defines = {
+            "WIDTH": width, "HEADS": cache.heads, "LAYERS": cache.layers, "CODES": logits.shape[-1], "ROWS": rows, "BEAMS": beams,
+            "GRID": self.blocks, "HALF": half, **{name.upper(): int(value) for name, value in asdict(self.layout).items()},
+        }  # fmt: skip
+        self.launch(defines, Step(*pointers, bucket.keys))
+        return logits
+
+    def _buffers(self, count: int, width: int, kv: Tensor) -> list[Tensor]:
+        """Residual stream, queries and keys and values, attention in parts with tops and masses, inner activations."""
+        if count not in self._scratch:
+            with torch.inference_mode(False):
+                heads, floats = width // HEAD_WIDTH, functools.partial(torch.zeros, device=kv.device)
+                short = functools.partial(torch.zeros, device=kv.device, dtype=kv.dtype)
+                self._scratch[count] = [
+                    floats(count, width), short(count, 3 * width), floats(MOST_PARTS, count, width), floats(MOST_PARTS, count, heads),
+                    floats(MOST_PARTS, count, heads), short(count, 4 * width),
+                ]  # fmt: skip
+        return self._scratch[count]
+
+    def _layer(self, block: GPT2Block) -> list[int]:
+        linear = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+        biases = [self._float32(layer.bias) for layer in linear]
+        norms = [self._float32(part) for norm in (block.ln_1, block.ln_2) for part in (norm.weight, norm.bias)]
+        return [*norms[:2], *biases[:2], *norms[2:], *biases[2:], *(self._address(layer.weight) for layer in linear)]
+
+    def _float32(self, values: Tensor) -> int:
+        return self._address(values.detach().float().contiguous())
+
+    def _address(self, values: Tensor) -> int:
+        self._kept.append(values)
+        return values.data_ptr()
+
+
+def unsuitable(gpt: UnifiedVoice) -> str:
+    """Why the kernel is not made for the layers of ``gpt``; empty if it is."""
+    width, heads = gpt.config.model_dim, gpt.config.heads
+    if width % CHUNK or width != HEAD_WIDTH * heads:
+        return f"it is made for heads of {HEAD_WIDTH} and widths that are multiples of {CHUNK}, not {heads} heads and a width of {width}"
+    for layer in gpt.gpt.modules():
+        if isinstance(layer, Conv1D) and (layer.weight.dtype not in (torch.bfloat16, torch.float16) or layer.weight.stride(0) != 1):
+            return "it is made for weights of 16 bits with the inputs innermost"
+    return ""
+
+
+def shared_bytes(defines: Defines) -> int:
+    """Shared memory of a block; as SHARED_BYTES in the kernel's source."""
+    warps, beams, count, width = (defines[name] for name in ("WARPS", "BEAMS", "ROWS", "WIDTH"))
+    count *= beams
+    share = -(-width // defines["GRID"])
+    tasks = -(-share // (warps // 4))
+    sums = 4 * count * (4 * warps + warps * tasks)
+    inputs = max(2 * count * 4 * width, 4 * beams * (HEAD_WIDTH + warps * (HEAD_WIDTH + 2)))
+    return warps * defines["RING"] * (2 * width + 8) + inputs + -(-sums // 16) * 16 + defines["LAYERS"] * 12 * 8
+
+
+def fitted(defines: Defines, limit: int) -> dict[str, int]:
+    """With as long a ring as ``limit`` bytes of shared memory hold."""
+    found = dict(defines)
+    while shared_bytes(found) > limit and found["RING"] > 2:
+        found["RING"] -= 1
+    return found
+
+
+def source() -> str:
+    """The kernel in CUDA C++."""
+    return files("indextts.engine.kernels").joinpath("one_kernel.cu").read_text(encoding="utf-8")
+
+
+def launcher(device: torch.device) -> tuple[Launch, int]:
+    """What runs the kernel on a CUDA ``device``, in the current stream, and for how many blocks.
+
+    Errors: ``ImportError`` without ``cuda.bindings``, which come with torch for CUDA; ``RuntimeError`` if CUDA or its compiler refuses.
+    """
+    from cuda.bindings import driver
+
+    facts = torch.cuda.get_device_properties(device)
+    limit = int(getattr(facts, "shared_memory_per_block_optin", facts.shared_memory_per_multiprocessor - _RESERVED))
+    architecture = f"sm_{facts.major}{facts.minor}"
+
+    def launch(defines: Defines, step: Step) -> None:
+        given = fitted({**defines, "BULK": int(bool(defines["BULK"]) and facts.major >= 9)}, limit)
+        function = _function(architecture, device.index or 0, tuple(sorted(given.items())))
+        argument = (ctypes.c_void_p * 1)(ctypes.addressof(step))
+        stream = torch.cuda.current_stream(device).cuda_stream
+        shape = (given["GRID"], 1, 1, 32 * given["WARPS"], 1, 1, shared_bytes(given))
+        _checked(driver, driver.cuLaunchCooperativeKernel(function, *shape, stream, ctypes.addressof(argument)))
+
+    return launch, int(facts.multi_processor_count)
+
+
+@functools.cache
+def _function(architecture: str, device: int, defines: tuple[tuple[str, int], ...]) -> Any:
+    """The kernel for one set of defines, loaded on the current device."""
+    from cuda.bindings import driver
+
+    torch.cuda.current_stream(device)  # CUDA is in use from here on
+    module = _checked(driver, driver.cuModuleLoadData(compiled(architecture, defines)))
+    function = _checked(driver, driver.cuModuleGetFunction(module, b"decode_step"))
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    _checked(driver, driver.cuFuncSetAttribute(function, attribute, shared_bytes(dict(defines))))
+    return function
+
+
+def compiled(architecture: str, defines: tuple[tuple[str, int], ...]) -> bytes:
+    """Machine code for an architecture such as ``sm_90``."""
+    from cuda.bindings import nvrtc
+
+    program = _checked(nvrtc, nvrtc.nvrtcCreateProgram(source().encode(), b"one_kernel.cu", 0, [], []))
+    given = [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-D{name}={value}" for name, value in defines)]
+    options = [option.encode() for option in given]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        log = bytearray(_checked(nvrtc, nvrtc.nvrtcGetProgramLogSize(program)))
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise RuntimeError(f"CUDA's compiler refused the kernel of a decode step: {bytes(log).decode(errors='replace')[:1500]}")
+    code = bytearray(_checked(nvrtc, nvrtc.nvrtcGetCUBINSize(program)))
+    _checked(nvrtc, nvrtc.nvrtcGetCUBIN(program, code))
+    _checked(nvrtc, nvrtc.nvrtcDestroyProgram(program))
+    return bytes(code)
+
+
+def _checked(library: Any, answer: tuple[Any, ...]) -> Any:
+    """The result of a call of CUDA's, whose first part says how it went."""
+    status, *results = answer
+    if int(status) != 0:
+        raise RuntimeError(f"CUDA answered {status!r} ({library.__name__})")
+    return results[0] if len(results) == 1 else results

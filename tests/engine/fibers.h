@@ -1,0 +1,171 @@
+// Runs a CUDA kernel on the CPU: every thread of every block is a fiber, which gives way at barriers, shuffles and PAUSE().
+//
+// Slow, but it shows wrong indices, missing barriers that somebody waits at, and numbers read before they were written (memory is poisoned
+// by the caller). It does not show races that need two threads at once.
+#pragma once
+#define EMULATED
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include <vector>
+
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct uint4 {
+    unsigned x, y, z, w;
+};
+struct float4 {
+    float x, y, z, w;
+};
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+#define __expf(x) expf(x)
+
+namespace fibers {
+struct Barrier {
+    int waiting = 0;
+    long generation = 0;
+};
+struct Block {
+    Barrier all;
+    std::vector<Barrier> warps;
+    std::vector<float> lanes;
+    std::vector<unsigned char> shared;
+};
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack;
+    int block, thread;
+    bool done = false;
+};
+static std::vector<Fiber> all;
+static std::vector<Block> blocks;
+static ucontext_t scheduler;
+static Fiber* current;
+static int threads;
+
+static void give_way() { swapcontext(&current->context, &scheduler); }
+static void meet(Barrier& barrier, int count) {
+    const long generation = barrier.generation;
+    if (++barrier.waiting == count) {
+        barrier.waiting = 0;
+        barrier.generation++;
+        return;
+    }
+    while (barrier.generation == generation) give_way();
+}
+struct Index {
+    int x;
+};
+}  // namespace fibers
+
+#define threadIdx (fibers::Index{fibers::current->thread})
+#define blockIdx (fibers::Index{fibers::current->block})
+#define PAUSE() fibers::give_way()
+#define shared_memory (fibers::blocks[fibers::current->block].shared.data())
+static inline void __syncthreads() { fibers::meet(fibers::blocks[fibers::current->block].all, fibers::threads); }
+static inline float __shfl_xor_sync(unsigned, float value, int away) {
+    fibers::Block& block = fibers::blocks[fibers::current->block];
+    const int thread = fibers::current->thread;
+    fibers::Barrier& warp = block.warps[thread / 32];
+    block.lanes[thread] = value;
+    fibers::meet(warp, 32);
+    const float found = block.lanes[thread ^ away];
+    fibers::meet(warp, 32);
+    return found;
+}
+
+typedef unsigned short T;
+static inline float bits_to_float(unsigned bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+static inline float half_to_float(T half) {
+    _Float16 value;
+    memcpy(&value, &half, 2);
+    return (float)value;
+}
+static inline T float_to_half(float value) {
+    const _Float16 half = (_Float16)value;
+    T bits;
+    memcpy(&bits, &half, 2);
+    return bits;
+}
+static inline T float_to_bfloat16(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, 4);
+    return (T)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+static inline float constant(const float* from) { return *from; }
+static inline float4 constant4(const float* from) { return *(const float4*)from; }
+static inline uint4 load_fresh(const T* from) { return *(const uint4*)from; }
+static inline float4 load_fresh4(const float* from) { return *(const float4*)from; }
+static inline float load_fresh1f(const float* from) { return *from; }
+static inline T load_fresh1(const T* from) { return *from; }
+static inline unsigned add_release(unsigned* number) { return (*number)++; }
+static inline void store_release(unsigned* number, unsigned value) { *number = value; }
+static inline void __syncwarp() {
+    fibers::meet(fibers::blocks[fibers::current->block].warps[fibers::current->thread / 32], 32);
+}
+// A copy is made at once; an arrival counts the copies to its place.
+static inline void begin_arrivals(unsigned long long* arrival) { *arrival = 0; }
+static inline void arrivals_begun() {}
+static inline void send(T* to, const T* from, unsigned bytes, unsigned long long* arrival) {
+    if (bytes) memcpy(to, from, bytes);
+    ++*arrival;
+}
+static inline void await(unsigned long long* arrival, unsigned parity) {
+    while ((*arrival & 1) == parity) PAUSE();
+}
+static inline void send16(T* to, const T* from) { memcpy(to, from, 16); }
+static inline void sent() {}
+static inline void await_all_but_ring() {}
+static inline unsigned load_acquire(const unsigned* number) { return *number; }
+
+// Run `kernel(step)` on a grid; returns how many fibers never ended because all others waited too.
+template <typename Step>
+static int launch(void (*kernel)(const Step), const Step& step, int grid, int threads, size_t shared_bytes) {
+    using namespace fibers;
+    static void (*entry)(const Step);
+    static const Step* argument;
+    entry = kernel, argument = &step, fibers::threads = threads;
+    blocks.assign(grid, Block());
+    for (Block& block : blocks) {
+        block.warps.resize(threads / 32);
+        block.lanes.resize(threads);
+        block.shared.assign(shared_bytes, (unsigned char)0xff);
+    }
+    all.clear();
+    all.resize((size_t)grid * threads);
+    for (size_t i = 0; i < all.size(); i++) {
+        Fiber& fiber = all[i];
+        fiber.block = (int)(i / threads), fiber.thread = (int)(i % threads);
+        fiber.stack.resize(1 << 16);
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data(), fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_link = &scheduler;
+        makecontext(&fiber.context, (void (*)()) + [] {
+            entry(*argument);
+            current->done = true;
+        }, 0);
+    }
+    size_t left = all.size();
+    for (long round = 0; left && round < 2000000; round++) {
+        left = 0;
+        for (Fiber& fiber : all)
+            if (!fiber.done) {
+                current = &fiber;
+                swapcontext(&scheduler, &fiber.context);
+                left += !fiber.done;
+            }
+    }
+    return (int)left;
+}

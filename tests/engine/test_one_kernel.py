@@ -1,0 +1,145 @@
+"""The kernel of a whole decode step, run on the CPU: every CUDA thread is a fiber of ``fibers.h``."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from indextts.engine.decode import feed as plain_feed
+from indextts.engine.kernels import checks, one_kernel
+from indextts.engine.kernels.one_kernel import Defines, Launch, Layout, OneKernel, Step
+from indextts.engine.precision import inputs_inside
+from indextts.engine.static_cache import KVStorage, StaticCache
+from indextts.models.gpt import UnifiedVoice
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[1] / "indextts" / "engine" / "kernels"
+CALL = """
+#include "fibers.h"
+#include "one_kernel.cu"
+extern "C" int run(const Step* step, int shared_bytes) {
+    return shared_bytes == SHARED_BYTES ? launch(decode_step, *step, GRID, THREADS, SHARED_BYTES) : -SHARED_BYTES;
+}
+"""
+GPT = {"model_dim": 256, "heads": 4, "number_mel_codes": 150, "start_mel_token": 148, "stop_mel_token": 149}
+BLOCKS = 13
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """Compiles for the CPU, once per set of defines, and runs."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    folder, made = tmp_path_factory.mktemp("one_kernel"), {}
+    (folder / "call.cpp").write_text(CALL, encoding="utf-8")
+
+    def run(defines: Defines, step: Step) -> None:
+        key = tuple(sorted(defines.items()))
+        if key not in made:
+            library = folder / f"{len(made)}.so"
+            names = [f"-D{name}={value}" for name, value in key]
+            command = [compiler, "-O1", "-std=c++17", "-shared", "-fPIC", "-w", *names, f"-I{HERE}", f"-I{KERNELS}"]
+            subprocess.run([*command, str(folder / "call.cpp"), "-o", str(library)], check=True)
+            made[key] = ctypes.CDLL(str(library))
+        left = made[key].run(ctypes.byref(step), one_kernel.shared_bytes(defines))
+        assert left == 0, f"{left} threads never ended"
+
+    return run
+
+
+def never(*_: object) -> Tensor:
+    raise AssertionError("the kernel is made for this")
+
+
+def model(dtype: torch.dtype) -> UnifiedVoice:
+    gpt = checks.small_gpt(torch.device("cpu"), dtype, **GPT)
+    inputs_inside(gpt.gpt)
+    return gpt
+
+
+def steps(gpt: UnifiedVoice, feed: Callable[..., Tensor], rows: int, beams: int, *, count: int = 2) -> list[tuple[Tensor, Tensor]]:
+    """Logits found and expected of some steps, and the cache after each, beams forking and one row with a padded prefix."""
+    dtype, draws, prefix, found = gpt.gpt.h[0].attn.c_attn.weight.dtype, torch.Generator().manual_seed(0), 37, []
+    cache = StaticCache(KVStorage(torch.device("cpu"), dtype, lambda: None), 2, 4, 64, rows, beams)
+    layers = [(torch.randn(rows, 4, prefix, 64, generator=draws).to(dtype), torch.randn(rows, 4, prefix, 64, generator=draws).to(dtype))] * 2
+    mask = torch.ones(rows, prefix, dtype=torch.bool)
+    mask[-1, :3] = False
+    bucket = cache.begin(layers, mask, 100, 100)
+    for _ in range(count):
+        cache.see(bucket, torch.randint(beams, (rows, beams), generator=draws))
+        x, before = torch.randn(rows, beams, 256, generator=draws), bucket.kv.clone()
+        expected = plain_feed(gpt, x, cache, bucket)
+        written = bucket.kv.clone()
+        bucket.kv.copy_(before)
+        found += [(feed(gpt, x, cache, bucket), expected), (bucket.kv.clone(), written)]
+        cache.advance()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("rows", "beams"), [(1, 1), (1, 3), (2, 2), (4, 1)])
+def test_equals_the_plain_step(launch: Launch, dtype: torch.dtype, rows: int, beams: int) -> None:
+    gpt = model(dtype)
+    for found, expected in steps(gpt, OneKernel(gpt, launch, BLOCKS, never, Layout(warps=4, ring=3, part=16)), rows, beams):
+        assert checks._error(found, expected) < checks.BOUNDS[dtype] / 3
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(warps=8, ring=2, part=4),
+        Layout(warps=4, ring=5, bulk=False, part=1000),
+        Layout(warps=4, ring=4, flags=False),
+        Layout(warps=12, ring=6, bulk=False, flags=False, part=8),
+    ],
+)
+def test_equals_it_however_the_work_is_cut(launch: Launch, layout: Layout) -> None:
+    gpt = model(torch.bfloat16)
+    for found, expected in steps(gpt, OneKernel(gpt, launch, BLOCKS, never, layout), 1, 3, count=3):
+        assert checks._error(found, expected) < checks.BOUNDS[torch.bfloat16] / 3
+
+
+def test_many_sequences_take_the_other_kernels(launch: Launch) -> None:
+    gpt, calls = model(torch.bfloat16), []
+
+    def otherwise(*given: object) -> Tensor:
+        calls.append(given)
+        return plain_feed(*given)
+
+    steps(gpt, OneKernel(gpt, launch, BLOCKS, otherwise), 5, 1, count=1)
+    assert len(calls) == 1
+
+
+def test_says_what_it_is_not_made_for(launch: Launch) -> None:
+    wide = checks.small_gpt(torch.device("cpu"), torch.bfloat16)
+    with pytest.raises(ValueError, match="heads of 64 and widths"):
+        OneKernel(wide, launch, BLOCKS, never)
+    plain = checks.small_gpt(torch.device("cpu"), torch.float32, **GPT)
+    inputs_inside(plain.gpt)
+    with pytest.raises(ValueError, match="weights of 16 bits"):
+        OneKernel(plain, launch, BLOCKS, never)
+
+
+def test_the_ring_is_as_long_as_memory_allows() -> None:
+    release = {"WIDTH": 1280, "HEADS": 20, "LAYERS": 24, "ROWS": 1, "BEAMS": 3, "GRID": 132, "WARPS": 12, "RING": 6}
+    assert one_kernel.fitted(release, 232_448)["RING"] == 6
+    assert 2 <= one_kernel.fitted(release, 166_912)["RING"] < 6  # an A100's
+    assert one_kernel.shared_bytes(one_kernel.fitted(release, 166_912)) <= 166_912
+
+
+def test_compiles_for_gpus_without_one() -> None:
+    pytest.importorskip("cuda.bindings.nvrtc")
+    shape = {"WIDTH": 1280, "HEADS": 20, "LAYERS": 24, "CODES": 8194, "ROWS": 1, "BEAMS": 3, "WARPS": 12, "FLAGS": 1, "PART": 96}
+    for architecture, bulk, half, blocks, ring in (("sm_90", 1, 0, 132, 6), ("sm_80", 0, 1, 108, 3), ("sm_89", 0, 0, 128, 2)):
+        defines = {**shape, "GRID": blocks, "HALF": half, "BULK": bulk, "RING": ring}
+        assert len(one_kernel.compiled(architecture, tuple(sorted(defines.items())))) > 1000
+
+
