@@ -26,6 +26,7 @@ class Switches:
     accel: bool = False
     graphs: bool = False
     fusion: bool = False
+    one_kernel: bool = False
     compile: bool = False
     compile_decode: bool = False
     weights: str = "full"
@@ -48,6 +49,7 @@ class Switches:
             tts.set_attention(self.attention)
         if self.fusion != now.fusion:
             tts.fusion = self.fusion
+        tts.set_fusion(one_kernel="auto" if self.one_kernel else False)
         if self.weights != now.weights:
             tts.set_gpt_weights(self.weights)
         if self.channels_last != now.channels_last:
@@ -87,6 +89,7 @@ class Switches:
             "accel": tts.use_accel,
             "graphs": tts.cuda_graphs_enabled,
             "fusion": tts.fusion and tts.device.type == "cuda",
+            "one_kernel": tts.one_kernel and tts.device.type == "cuda",
             "compile": tts.use_torch_compile,
             "compile_decode": tts.compile_decode,
             "weights": tts.gpt_weights,
@@ -103,7 +106,7 @@ class Switches:
             words.append(f"{self.attention} attention")
         if self.weights != plain.weights:
             words.append(f"{self.weights} weights")
-        flags = ("graphs", "fusion", "compile", "compile_decode", "channels_last", "whole_loop")
+        flags = ("graphs", "fusion", "one_kernel", "compile", "compile_decode", "channels_last", "whole_loop")
         words += [name.replace("_", " ") for name in flags if getattr(self, name)]
         size = [f"{self.beams} beam{'s' * (self.beams != 1)}"]
         if self.steps is not None:
@@ -158,6 +161,7 @@ def ladder_of(tts: IndexTTS2, beams: int = 3) -> list[tuple[str, Switches]]:
         add(f"{sixteen} products", precision=sixteen)
     if on_gpu:
         add("fused kernels", fusion=True)
+        add("one kernel for a decode step", one_kernel=True)
         add("channels last in the vocoder", channels_last=True)
     if beams > 1:
         add("1 beam", beams=1)

@@ -29,7 +29,9 @@ from indextts.engine.quantise import quantise
 from indextts.engine.sampling import SamplingParams
 from indextts.engine.solver import FastSolver
 from indextts.engine.solver_ops import SolverOps
+from indextts.engine.static_cache import KVStorage, StaticCache
 from indextts.engine.vocoder import VocoderRunner
+from indextts.models.gpt2 import Conv1D
 
 Row = dict[str, Any]
 RUNS = 5
@@ -75,6 +77,8 @@ def kernels(trial: Trial) -> Iterator[Row]:
     from indextts.engine.kernels import checks
 
     for stage, dtype in itertools.product(fusion.Fusion.names(), (torch.float32, torch.float16, torch.bfloat16)):
+        if stage == "one_kernel" and dtype == torch.float32:
+            continue  # made for 16 bits
         try:
             with torch.inference_mode():
                 error = getattr(checks, stage)(trial.device, dtype)
@@ -103,6 +107,13 @@ def decode(trial: Trial) -> Iterator[Row]:
         else:
             choosing = {"searches": (FusedSearch, FusedBeamSearch)}
             runs |= {"sampler": choosing, "layers": {"run": fused}, ALL_FUSED: {"run": fused, **choosing}}
+            try:
+                from indextts.engine.kernels.one_kernel import OneKernel, launcher
+
+                whole = OneKernel(trial.stages.gpt, *launcher(trial.device), fused)
+                runs["one kernel"] = {"run": whole, **choosing}
+            except Exception as failure:
+                yield {"run": "one kernel", "failure": str(failure)}
             for words, tiling in itertools.islice(tilings(Tiling), trial.most_tilings):
                 runs[f"{ALL_FUSED}, {words}"] = {"run": functools.partial(fused, tiling=tiling), **choosing}
     shapes = ((1, 1), (1, 3), (16, 1), (16, 3)) if trial.on_gpu else ((1, 1), (1, 3))
@@ -131,6 +142,54 @@ def tilings(kind: type[Any]) -> Iterator[tuple[str, Any]]:
         {"splits": 8}, {"keys": 32}, {"overlap": True, "fused": 0, "slices": 4}, {"fused": 48},
     ):  # fmt: skip
         yield ", ".join(f"{name} {value}" for name, value in given.items()), kind(**given)
+
+
+def one_kernel(trial: Trial) -> Iterator[Row]:
+    """The kernel of a whole step, cut in several ways: how far from torch, its time, and the bandwidth at which it reads weights."""
+    if not trial.on_gpu:
+        return
+    from indextts.engine.kernels import checks
+    from indextts.engine.kernels.decode import feed as fused
+    from indextts.engine.kernels.one_kernel import Layout, OneKernel, launcher
+
+    gpt = trial.stages.gpt
+    weights = sum(layer.weight.nbytes for layer in gpt.gpt.modules() if isinstance(layer, Conv1D)) + gpt.mel_head.weight.nbytes
+
+    def measured(beams: int, run: Any) -> Row:
+        generator = torch.Generator(trial.device).manual_seed(0)
+        cache = StaticCache(KVStorage(trial.device, trial.stages.dtype, lambda: None), gpt.config.layers, gpt.config.heads, 64, 1, beams)
+        length = 100 + 150 * beams  # a prefix, and the middle of 300 codes
+        pair = torch.randn(2, 1, gpt.config.heads, length, 64, device=trial.device, generator=generator).to(trial.stages.dtype)
+        bucket = cache.begin([(pair[0], pair[1])] * gpt.config.layers, None, cache.capacity(length, 1), 2000)
+        cache.see(bucket, torch.arange(beams, device=trial.device)[None])
+        x = torch.randn(1, beams, gpt.config.model_dim, device=trial.device, generator=generator)
+        expected = feed(gpt, x, cache, bucket)
+        found = run(gpt, x, cache, bucket)
+        torch.cuda.synchronize()
+        error = checks.error(found, expected)
+        graph, out = torch.cuda.CUDAGraph(), None
+        with torch.cuda.graph(graph):
+            for _ in range(20):
+                out = run(gpt, x, cache, bucket)
+        graph.replay()
+        torch.cuda.synchronize()
+        differ = checks.error(out, found)
+        took = trial.ms(graph.replay, 9) / 20
+        return {"error": error, "repeats": differ, "us": 1e3 * took, "weights_tb_per_s": weights / took / 1e9}
+
+    with trial.stages.running():
+        for beams in (1, 3):
+            yield _timed(f"{beams} beams, fused kernels", functools.partial(measured, beams, fused))
+            for given in LAYOUTS:
+                words = ", ".join(f"{name} {value}" for name, value in given.items()) or "default"
+                made = OneKernel(gpt, *launcher(trial.device), fused, Layout(**given))
+                yield _timed(f"{beams} beams, one kernel, {words}", functools.partial(measured, beams, made))
+
+
+LAYOUTS: tuple[dict[str, Any], ...] = (
+    {}, {"flags": False}, {"bulk": False}, {"warps": 8}, {"warps": 16, "ring": 4}, {"ring": 4}, {"part": 48}, {"part": 192},
+    {"warps": 8, "ring": 9}, {"warps": 16, "ring": 5}, {"warps": 20, "ring": 4},
+)  # fmt: skip
 
 
 def _step_ms(trial: Trial, options: dict[str, Any], rows: int, beams: int) -> Row:
@@ -277,7 +336,8 @@ def _timed(what: str, work: Callable[[], Row]) -> Row:
 
 
 SECTIONS: dict[str, Callable[[Trial], Iterator[Row]]] = {
-    "kernels": kernels, "profile": profile, "decode": decode, "solver": solver, "vocoder": vocoder, "first_sound": first_sound,
+    "kernels": kernels, "one_kernel": one_kernel, "profile": profile, "decode": decode, "solver": solver, "vocoder": vocoder,
+    "first_sound": first_sound,
 }  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """Fused kernels as a switch: which stages use them, and whether the device has shown that it computes them right.
 
-The kernels are in :mod:`indextts.engine.kernels`, written in Triton, which need not be installed. Each equals some lines of torch that stay
-the oracle: before a stage uses its kernels they are compared with those lines on random data on the very device, once per number format.
-If Triton is missing, the device is none of CUDA's, or the comparison fails, the stage runs in torch and one log line says why.
+The kernels are in :mod:`indextts.engine.kernels`, written in Triton, which need not be installed, and one in CUDA C++. Each equals some
+lines of torch that stay the oracle: before a stage uses its kernels they are compared with those lines on random data on the very device,
+once per number format. If Triton is missing, the device is none of CUDA's, or the comparison fails, the stage runs in torch and one log line
+says why.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ Wish = bool | str  # True, False or "auto"
 class Fusion:
     """Which stages use fused kernels: ``"auto"`` and True where the device passes the check, False never.
 
-    ``decode``: norm, product, GELU and residual, and attention over the static cache, of the accelerated decoder. ``solver``: norms,
+    ``decode``: norm, product, GELU and residual, and attention over the static cache, of the accelerated decoder. ``one_kernel``: all of
+    that, for a few sequences in 16 bits, in one kernel from the first layer to the logits, where ``decode`` is on too. ``solver``: norms,
     rotary positions and gates of the accelerated mel solver. ``vocoder``: the anti-aliased activation. ``sampler``: the choice of the next
     code, with beams and without. With True a stage that cannot is reported as a warning instead of in passing.
     """
 
     decode: Wish = "auto"
+    one_kernel: Wish = "auto"
     sampler: Wish = "auto"
     solver: Wish = "auto"
     vocoder: Wish = "auto"

@@ -89,19 +89,30 @@ class SpeedControls:
         self.set_fusion(**dict.fromkeys(Fusion.names(), "auto" if on else False))
 
     def set_fusion(
-        self, decode: Wish | None = None, solver: Wish | None = None, vocoder: Wish | None = None, sampler: Wish | None = None
+        self,
+        decode: Wish | None = None,
+        solver: Wish | None = None,
+        vocoder: Wish | None = None,
+        sampler: Wish | None = None,
+        one_kernel: Wish | None = None,
     ) -> None:
-        """Fused Triton kernels per stage: True, False, or ``"auto"``; None leaves a stage as it is.
+        """Fused kernels per stage: True, False, or ``"auto"``; None leaves a stage as it is. ``one_kernel``: a decode step's layers.
 
         They run only where the device has shown that it computes them right; see :mod:`indextts.engine.fusion`.
         """
-        given = {"decode": decode, "solver": solver, "vocoder": vocoder, "sampler": sampler}
+        given = {"decode": decode, "one_kernel": one_kernel, "solver": solver, "vocoder": vocoder, "sampler": sampler}
         wish = dataclasses.replace(self._stages.fusion, **{name: value for name, value in given.items() if value is not None})
         self._change(lambda stages: stages.set_fusion(wish), wish != self._stages.fusion)
 
     @property
+    def one_kernel(self) -> bool:
+        """Whether a decode step's layers may run as one kernel; :attr:`fused` says whether they do."""
+        fusion = self._stages.fusion
+        return fusion.decode is not False and fusion.one_kernel is not False
+
+    @property
     def fused(self) -> dict[str, bool]:
-        """Which of ``decode``, ``sampler``, ``solver`` and ``vocoder`` run on fused kernels at present."""
+        """Which of ``decode``, ``one_kernel``, ``sampler``, ``solver`` and ``vocoder`` run on fused kernels at present."""
         return self._stages.fused
 
     @property

@@ -184,7 +184,8 @@ class StageSwitches:
         decoding = decoder is not None and decoder.run is not None and not self.compiled_decode
         choosing = decoder is not None and decoder.searches != PLAIN_SEARCHES
         solving = self.solver is not None and self.solver.ops is not SolverOps
-        return {"decode": decoding, "sampler": choosing, "solver": solving, "vocoder": self.voice.fused is not None}
+        whole = decoding and getattr(decoder and decoder.run, "whole_step", False)
+        return {"decode": decoding, "one_kernel": whole, "sampler": choosing, "solver": solving, "vocoder": self.voice.fused is not None}
 
     @property
     def buffer_memory_mb(self) -> float:
@@ -315,7 +316,13 @@ class StageSwitches:
         if fits and self.fusion.usable("decode", self.device, self.dtype or torch.float32):
             from indextts.engine.kernels import decode
 
-            return decode.feed
+            if self.dtype is None or not self.fusion.usable("one_kernel", self.device, self.dtype):
+                return decode.feed
+            from indextts.engine.kernels import one_kernel
+
+            if one_kernel.unsuitable(self.gpt):
+                return decode.feed
+            return one_kernel.OneKernel(self.gpt, *one_kernel.launcher(self.device), decode.feed)
         return None
 
 

@@ -1,4 +1,4 @@
-// Runs a CUDA kernel on the CPU: every thread of every block is a fiber, which gives way at barriers, shuffles and PAUSE().
+// Runs a CUDA kernel on the CPU: every thread of every block is a fiber, which gives way at barriers, shuffles and PAUSE.
 //
 // Slow, but it shows wrong indices, missing barriers that somebody waits at, and numbers read before they were written (memory is poisoned
 // by the caller). It does not show races that need two threads at once.
@@ -68,7 +68,7 @@ struct Index {
 
 #define threadIdx (fibers::Index{fibers::current->thread})
 #define blockIdx (fibers::Index{fibers::current->block})
-#define PAUSE() fibers::give_way()
+#define PAUSE(asked) fibers::give_way()
 #define shared_memory (fibers::blocks[fibers::current->block].shared.data())
 static inline void __syncthreads() { fibers::meet(fibers::blocks[fibers::current->block].all, fibers::threads); }
 static inline float __shfl_xor_sync(unsigned, float value, int away) {
@@ -123,7 +123,7 @@ static inline void send(T* to, const T* from, unsigned bytes, unsigned long long
     ++*arrival;
 }
 static inline void await(unsigned long long* arrival, unsigned parity) {
-    while ((*arrival & 1) == parity) PAUSE();
+    while ((*arrival & 1) == parity) fibers::give_way();
 }
 static inline void send16(T* to, const T* from) { memcpy(to, from, 16); }
 static inline void sent() {}

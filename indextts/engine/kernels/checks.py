@@ -12,10 +12,11 @@ from torch import Tensor
 from indextts.config import ConformerConfig, GPTConfig
 from indextts.engine import vocoder as plain_vocoder
 from indextts.engine.beam_search import UNBORN
+from indextts.engine.decode import Feed
 from indextts.engine.decode import feed as plain_feed
 from indextts.engine.device_beams import BeamSearch
 from indextts.engine.device_search import Search
-from indextts.engine.precision import copy_to
+from indextts.engine.precision import copy_to, inputs_inside
 from indextts.engine.sampling import SamplingParams
 from indextts.engine.solver_ops import SolverOps
 from indextts.engine.static_cache import KVStorage, StaticCache
@@ -40,13 +41,13 @@ def vocoder(device: torch.device, dtype: torch.dtype) -> float:
         for given in (x, x.transpose(1, 2).contiguous().transpose(1, 2)):
             for lengths in (None, torch.full((batch,), max(1, frames - 3), device=device)):
                 found = snake.activate(given, activation, lengths, dtype)
-                worst = max(worst, _error(found, plain_vocoder.activate(given, activation, lengths, dtype)))
+                worst = max(worst, error(found, plain_vocoder.activate(given, activation, lengths, dtype)))
     return worst
 
 
 def solver(device: torch.device, dtype: torch.dtype) -> float:
     """Norms, rotations and gates, of windows of longer tensors too."""
-    return max(_error(found, expected) for found, expected in _solver_pairs(device, dtype))
+    return max(error(found, expected) for found, expected in _solver_pairs(device, dtype))
 
 
 def decode(device: torch.device, dtype: torch.dtype) -> float:
@@ -54,26 +55,42 @@ def decode(device: torch.device, dtype: torch.dtype) -> float:
     from indextts.engine.kernels.decode import feed
 
     gpt = small_gpt(device, dtype)
-    worst, draws, prefix = 0.0, torch.Generator().manual_seed(0), 9
+    return max(_decoded(gpt, feed, rows, beams, heads=2) for rows, beams in ((1, 1), (2, 3)))
+
+
+def _decoded(gpt: UnifiedVoice, feed: Feed, rows: int, beams: int, *, heads: int, prefix: int = 9) -> float:
+    """Worst error of two steps' logits and caches."""
+    device, dtype = gpt.mel_head.weight.device, gpt.mel_head.weight.dtype
+    worst, draws = 0.0, torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draws).to(device)
 
-    for rows, beams in ((1, 1), (2, 3)):
-        cache = StaticCache(KVStorage(device, dtype, lambda: None), 2, 2, 64, rows, beams)
-        layers = [(random(rows, 2, prefix, 64).to(dtype), random(rows, 2, prefix, 64).to(dtype)) for _ in range(2)]
-        mask = torch.ones(rows, prefix, dtype=torch.bool, device=device)
-        mask[-1, :3] = False
-        bucket = cache.begin(layers, mask, 100, 100)
-        for _ in range(2):
-            cache.see(bucket, torch.randint(beams, (rows, beams), generator=draws).to(device))
-            x, before = random(rows, beams, 128), bucket.kv.clone()
-            expected = plain_feed(gpt, x, cache, bucket)
-            written = bucket.kv.clone()
-            bucket.kv.copy_(before)
-            worst = max(worst, _error(feed(gpt, x, cache, bucket), expected), _error(bucket.kv, written))
-            cache.advance()
+    cache = StaticCache(KVStorage(device, dtype, lambda: None), 2, heads, 64, rows, beams)
+    layers = [(random(rows, heads, prefix, 64).to(dtype), random(rows, heads, prefix, 64).to(dtype)) for _ in range(2)]
+    mask = torch.ones(rows, prefix, dtype=torch.bool, device=device)
+    mask[-1, :3] = False
+    bucket = cache.begin(layers, mask, 100, 100)
+    for _ in range(2):
+        cache.see(bucket, torch.randint(beams, (rows, beams), generator=draws).to(device))
+        x, before = random(rows, beams, 64 * heads), bucket.kv.clone()
+        expected = plain_feed(gpt, x, cache, bucket)
+        written = bucket.kv.clone()
+        bucket.kv.copy_(before)
+        worst = max(worst, error(feed(gpt, x, cache, bucket), expected), error(bucket.kv, written))
+        cache.advance()
     return worst
+
+
+def one_kernel(device: torch.device, dtype: torch.dtype) -> float:
+    """As :func:`decode`, of a stack of the kernel's widths, with up to as many sequences as it takes."""
+    from indextts.engine.kernels.decode import feed
+    from indextts.engine.kernels.one_kernel import OneKernel, launcher
+
+    gpt = small_gpt(device, dtype, model_dim=256, heads=4, number_mel_codes=150, start_mel_token=148, stop_mel_token=149)
+    inputs_inside(gpt.gpt)
+    run = OneKernel(gpt, *launcher(device), feed)
+    return max(_decoded(gpt, run, rows, beams, heads=4) for rows, beams in ((1, 1), (1, 3), (2, 2)))
 
 
 def sampler(device: torch.device, dtype: torch.dtype) -> float:
@@ -165,6 +182,7 @@ def small_gpt(device: torch.device, dtype: torch.dtype, **sizes: Any) -> Unified
         torch.set_rng_state(torch_state)
 
 
-def _error(found: Tensor, expected: Tensor) -> float:
+def error(found: Tensor, expected: Tensor) -> float:
+    """Relative error of a tensor; infinite if any of its numbers is not finite."""
     away = (found.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-12)
     return float(away) if bool(torch.isfinite(away)) else float("inf")

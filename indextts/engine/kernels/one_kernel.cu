@@ -63,7 +63,8 @@ struct Step {
 // ------------------------------------------------------------------------------------------------------------------- memory
 
 #ifndef EMULATED  // tests/engine/fibers.h has these for the CPU
-#define PAUSE()
+#define PAUSE(asked) \
+    if ((asked) >> 24) __trap()  // some ten seconds: an error is better than a device that never answers
 extern __shared__ __align__(128) unsigned char shared_memory[];
 
 __device__ __forceinline__ float bits_to_float(unsigned bits) { return __uint_as_float(bits); }
@@ -246,7 +247,7 @@ struct Meeting {  // of all blocks
 
     __device__ __forceinline__ void wait() const {
         for (int i = threadIdx.x; i < (FLAGS ? GRID : 1); i += THREADS)
-            while ((int)(load_acquire(barrier + i) - wanted) < 0) PAUSE();
+            for (unsigned asked = 0; (int)(load_acquire(barrier + i) - wanted) < 0; asked++) PAUSE(asked);
         __syncthreads();
     }
 };

@@ -44,15 +44,15 @@ class Layout:
 
 LAYOUT = Layout()
 _POINTERS = (
-    "layers", "gain_f", "shift_f", "gain_last", "shift_last", "code_bias", "codes", "x", "stream", "qkv", "mixed", "tops", "masses", "hidden",
-    "logits", "keys", "values", "visible", "slots", "barrier",
+    "layers", "gain_f", "shift_f", "gain_last", "shift_last", "code_bias", "codes", "x", "stream", "qkv", "mixed", "tops", "masses",
+    "hidden", "logits", "keys", "values", "visible", "slots", "barrier",
 )  # fmt: skip
 
 
 class Step(ctypes.Structure):
     """The kernel's one argument: addresses, and the capacity of the cache."""
 
-    _fields_ = [*((name, ctypes.c_void_p) for name in _POINTERS), ("capacity", ctypes.c_longlong)]  # noqa: RUF012 (ctypes asks for a list)
+    _fields_ = [*((name, ctypes.c_void_p) for name in _POINTERS), ("capacity", ctypes.c_longlong)]
 
 
 Defines = Mapping[str, int]
@@ -64,6 +64,8 @@ class OneKernel:
 
     ``launch``: runs it on a grid of ``blocks``. ``otherwise``: runs what it is not made for.
     """
+
+    whole_step = True
 
     def __init__(
         self,
@@ -95,7 +97,8 @@ class OneKernel:
         kv, half = bucket.kv, 0 if bucket.kv.dtype == torch.bfloat16 else 1
         pointers = [
             self._table.data_ptr(), *self._ends, x.data_ptr(), *(buffer.data_ptr() for buffer in self._buffers(rows * beams, width, kv)),
-            logits.data_ptr(), kv[0].data_ptr(), kv[1].data_ptr(), bucket.visible.data_ptr(), cache.slots.data_ptr(), self._barrier.data_ptr(),
+            logits.data_ptr(), kv[0].data_ptr(), kv[1].data_ptr(), bucket.visible.data_ptr(), cache.slots.data_ptr(),
+            self._barrier.data_ptr(),
         ]  # fmt: skip
         defines = {
             "WIDTH": width, "HEADS": cache.heads, "LAYERS": cache.layers, "CODES": logits.shape[-1], "ROWS": rows, "BEAMS": beams,
