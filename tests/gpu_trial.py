@@ -187,8 +187,7 @@ def one_kernel(trial: Trial) -> Iterator[Row]:
 
 
 LAYOUTS: tuple[dict[str, Any], ...] = (
-    {}, {"flags": False}, {"bulk": False}, {"warps": 8}, {"warps": 16, "ring": 4}, {"ring": 4}, {"part": 48}, {"part": 192},
-    {"warps": 8, "ring": 9}, {"warps": 16, "ring": 5}, {"warps": 20, "ring": 4},
+    {}, {"ring": 2}, {"ring": 3}, {"bulk": False}, {"part": 64}, {"part": 96}, {"part": 1000}, {"bulk": False, "ring": 3},
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include <array>
 #include <vector>
 
 #define __device__
@@ -19,6 +20,9 @@
 
 struct uint4 {
     unsigned x, y, z, w;
+};
+struct uint2 {
+    unsigned x, y;
 };
 struct float4 {
     float x, y, z, w;
@@ -37,6 +41,7 @@ struct Block {
     Barrier all;
     std::vector<Barrier> warps;
     std::vector<float> lanes;
+    std::vector<std::array<char, 32>> gifts;
     std::vector<unsigned char> shared;
 };
 struct Fiber {
@@ -88,6 +93,11 @@ static inline float bits_to_float(unsigned bits) {
     memcpy(&value, &bits, 4);
     return value;
 }
+static inline unsigned float_to_bits(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
 static inline float half_to_float(T half) {
     _Float16 value;
     memcpy(&value, &half, 2);
@@ -107,20 +117,71 @@ static inline T float_to_bfloat16(float value) {
 static inline float constant(const float* from) { return *from; }
 static inline float4 constant4(const float* from) { return *(const float4*)from; }
 static inline uint4 load_fresh(const T* from) { return *(const uint4*)from; }
-static inline float4 load_fresh4(const float* from) { return *(const float4*)from; }
-static inline float load_fresh1f(const float* from) { return *from; }
-static inline T load_fresh1(const T* from) { return *from; }
 static inline unsigned add_release(unsigned* number) { return (*number)++; }
-static inline void store_release(unsigned* number, unsigned value) { *number = value; }
+struct Word;
+static inline void store_word(Word* to, unsigned value, unsigned turn) { ((unsigned*)to)[0] = value, ((unsigned*)to)[1] = turn; }
+static inline uint4 load_words(const Word* from) { return *(const uint4*)from; }
+
 static inline void __syncwarp() {
     fibers::meet(fibers::blocks[fibers::current->block].warps[fibers::current->thread / 32], 32);
 }
-// A copy is made at once; an arrival counts the copies to its place.
+// What every lane of the warp gives.
+template <typename V>
+static inline std::vector<V> gathered(V value) {
+    static_assert(sizeof(V) <= 32, "a lane's place");
+    auto& lanes = fibers::blocks[fibers::current->block].gifts;
+    const int first = fibers::current->thread / 32 * 32;
+    memcpy(&lanes[fibers::current->thread], &value, sizeof(V));
+    __syncwarp();
+    std::vector<V> all(32);
+    for (int lane = 0; lane < 32; lane++) memcpy(&all[lane], &lanes[first + lane], sizeof(V));
+    __syncwarp();
+    return all;
+}
+static inline uint4 load_matrix(const T* row) {
+    const auto rows = gathered(row);
+    const int lane = fibers::current->thread % 32;
+    unsigned found[4];
+    for (int i = 0; i < 4; i++) memcpy(found + i, rows[8 * i + lane / 4] + 2 * (lane % 4), 4);
+    return {found[0], found[1], found[2], found[3]};
+}
+static inline float number(unsigned pair, int which) {
+    const T bits = (T)(which ? pair >> 16 : pair & 0xffffu);
+#if HALF
+    return half_to_float(bits);
+#else
+    return bits_to_float((unsigned)bits << 16);
+#endif
+}
+static inline void multiply(float4& sums, uint4 a, uint2 b) {
+    struct Pieces {
+        uint4 a;
+        uint2 b;
+    };
+    const auto all = gathered(Pieces{a, b});
+    const int lane = fibers::current->thread % 32;
+    float* to[4] = {&sums.x, &sums.y, &sums.z, &sums.w};
+    for (int i = 0; i < 4; i++) {
+        const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+        for (int k = 0; k < 16; k++) {
+            const uint4 from = all[row % 8 * 4 + k % 8 / 2].a;
+            const uint2 its = all[column * 4 + k % 8 / 2].b;
+            const unsigned pair = k < 8 ? (row < 8 ? from.x : from.y) : (row < 8 ? from.z : from.w);
+            *to[i] += number(pair, k % 2) * number(k < 8 ? its.x : its.y, k % 2);
+        }
+    }
+}
+
+// A copy is made at once. An arrival holds the bytes announced and not yet there, and how often all were.
 static inline void begin_arrivals(unsigned long long* arrival) { *arrival = 0; }
 static inline void arrivals_begun() {}
+static inline void announce(unsigned bytes, unsigned long long* arrival) {
+    *arrival += bytes ? (unsigned long long)bytes << 32 : 1;
+}
 static inline void send(T* to, const T* from, unsigned bytes, unsigned long long* arrival) {
-    if (bytes) memcpy(to, from, bytes);
-    ++*arrival;
+    memcpy(to, from, bytes);
+    *arrival -= (unsigned long long)bytes << 32;
+    *arrival += *arrival >> 32 == 0;
 }
 static inline void await(unsigned long long* arrival, unsigned parity) {
     while ((*arrival & 1) == parity) fibers::give_way();
@@ -128,7 +189,6 @@ static inline void await(unsigned long long* arrival, unsigned parity) {
 static inline void send16(T* to, const T* from) { memcpy(to, from, 16); }
 static inline void sent() {}
 static inline void await_all_but_ring() {}
-static inline unsigned load_acquire(const unsigned* number) { return *number; }
 
 // Run `kernel(step)` on a grid; returns how many fibers never ended because all others waited too.
 template <typename Step>
@@ -140,7 +200,7 @@ static int launch(void (*kernel)(const Step), const Step& step, int grid, int th
     blocks.assign(grid, Block());
     for (Block& block : blocks) {
         block.warps.resize(threads / 32);
-        block.lanes.resize(threads);
+        block.lanes.resize(threads), block.gifts.resize(threads);
         block.shared.assign(shared_bytes, (unsigned char)0xff);
     }
     all.clear();

@@ -1,44 +1,59 @@
 // The GPT's layers for one decode step of a few sequences, in one kernel that stays on the device from the first layer to the logits.
 //
 // A step has to read every weight once, and nothing else of size. Kernels that follow one another cannot do that at the speed of the
-// memory: each begins with an idle device and ends with one. Here every multiprocessor has one block, a phase (a product, or attention)
-// ends at a barrier of all blocks, and weights come in all the time: each warp knows which rows of weights it will multiply from the first
-// layer to the last, and has the next RING of them under way to shared memory, whatever the phase.
+// memory: each begins with an idle device and ends with one. Here each block has a multiprocessor to itself and owns some outputs of every
+// product, and three things keep it busy:
+//
+// - Weights come in all the time. A warp has a slice of the inner width, knows which tiles of weights (16 outputs by its slice) it will
+//   multiply from the first layer to the last, and has the next RING of them under way to shared memory, whatever the phase.
+// - Blocks never meet at a barrier. What a block computes it stores as words of 64 bits, two numbers and the number of the turn, and who
+//   needs a word reads it until the turn is right (the protocol that NCCL calls LL): one trip through the L2 cache instead of a fence, a
+//   counter, and then the data.
+// - Products take tensor cores with the weights as the matrix of 16 rows and the sequences as its 8 columns, so that up to 8 sequences
+//   take no longer than one.
 //
 //   phase 1  norm, product with c_attn                   phase 4  norm, product with c_fc, GELU
-//   phase 2  attention, the cache in parts; new keys     phase 5  product with c_proj, residual sum
-//   phase 3  parts put together, c_proj, residual sum    at last  two norms, product with the head
+//   phase 2  attention, the cache in parts; new keys     phase 5  product with c_proj, to be added to the stream
+//   phase 3  parts put together, c_proj, likewise        at last  two norms, product with the head
 //
-// Given at compile time: WIDTH (a multiple of 256), HEADS (of 64), LAYERS, CODES (outputs of the head), ROWS and BEAMS (sequences are
-// ROWS * BEAMS, few), GRID (blocks), WARPS (of a block, a multiple of 4), RING (units of weights that a warp has under way), HALF (1:
-// float16, 0: bfloat16), BULK (1: copies by the bulk copy engine, sm_90; 0: by the threads, sm_80), FLAGS (1: a flag of each block at
-// the barrier; 0: one counter), PART (old keys that are worth a block).
+// No word is overwritten before all have read it: every block has outputs in every product, so that whoever begins a phase of the next
+// layer knows that all have ended the same phase of this one.
+//
+// Given at compile time: WIDTH (a multiple of 256), HEADS (of 64), LAYERS, CODES (outputs of the head), ROWS and BEAMS (ROWS * BEAMS
+// sequences, at most 8), GRID (blocks, no more than the device has multiprocessors; 2 * GRID divides WIDTH), RING, HALF (1: float16, 0:
+// bfloat16), BULK (1: tiles are copied by the bulk copy engine, sm_90; 0: by the threads, sm_80), PART (old keys that are worth a block).
 
 typedef unsigned short T;  // a 16-bit number, as bits
 typedef unsigned long long Address;
 
 #define COUNT (ROWS * BEAMS)
 #define INNER (4 * WIDTH)
+#define WARPS (WIDTH / 128)
 #define THREADS (32 * WARPS)
+#define SLICE 128                 // of the inner width that a warp has; of c_proj's four times as much
 #define HEAD 64
-#define CHUNK 256                 // numbers that a warp reads at once, 16 bytes a lane
-#define STEPS (WIDTH / CHUNK)
-#define SHARE(outputs) (((outputs) + GRID - 1) / GRID)  // of a block, at most
-#define TASKS_OF(outputs) ((SHARE(outputs) + WARPS - 1) / WARPS)
-#define QKV_TASKS TASKS_OF(3 * WIDTH)
-#define OUT_TASKS TASKS_OF(WIDTH)
-#define FC_TASKS TASKS_OF(INNER)
-#define GROUPS (WARPS / 4)        // of c_proj: each warp has a quarter of the inner width
-#define PROJ_TASKS ((SHARE(WIDTH) + GROUPS - 1) / GROUPS)
-#define UNITS (QKV_TASKS + OUT_TASKS + FC_TASKS + PROJ_TASKS)
-#define CODE_TASKS TASKS_OF(CODES)
-#define ALL_UNITS (LAYERS * UNITS + CODE_TASKS)
+#define STEPS (SLICE / 16)        // of a product with a tile
+#define STRIDE (SLICE + 8)        // numbers from row to row of a tile, so that eight rows lie in different banks
+#define TILE (16 * STRIDE)
+#define EVEN_SHARE(outputs) (((outputs) + 2 * GRID - 1) / (2 * GRID) * 2)  // of a block
+#define QKV_SHARE EVEN_SHARE(3 * WIDTH)
+#define OUT_SHARE EVEN_SHARE(WIDTH)
+#define FC_SHARE EVEN_SHARE(INNER)
+#define CODE_SHARE EVEN_SHARE(CODES)
+#define TILES(share) (((share) + 15) / 16)
+#define UNITS (TILES(QKV_SHARE) + TILES(OUT_SHARE) + TILES(FC_SHARE) + 4 * TILES(OUT_SHARE))  // tiles of a layer
+#define ALL_UNITS (LAYERS * UNITS + TILES(CODE_SHARE))
 #define LOWEST (-1e30f)
 #define AHEAD 4                   // keys of a lane that are on their way at once
+#define MOST_PARTS 8
 
 struct Layer {
     const float *gain1, *shift1, *qkv_bias, *out_bias, *gain2, *shift2, *fc_bias, *proj_bias;
     const T *qkv, *out, *fc, *proj;  // (outputs, inputs)
+};
+
+struct Word {  // two numbers of 16 bits, or one of 32, and the turn
+    unsigned value, turn;
 };
 
 struct Step {
@@ -46,17 +61,16 @@ struct Step {
     const float *gain_f, *shift_f, *gain_last, *shift_last, *code_bias;
     const T* codes;               // (CODES, WIDTH)
     const float* x;               // (COUNT, WIDTH) what enters
-    float* stream;                // (COUNT, WIDTH) residual stream
-    T* qkv;                       // (COUNT, 3 WIDTH)
-    float* mixed;                 // (MOST_PARTS, COUNT, WIDTH) sums of values, relative to tops
-    float* tops;                  // (MOST_PARTS, COUNT, HEADS)
-    float* masses;
-    T* hidden;                    // (COUNT, INNER)
+    Word* deltas;                 // (2, COUNT, WIDTH / 2) what phases 3 and 5 add to the stream
+    Word* qkv;                    // (COUNT, 3 WIDTH / 2)
+    Word* mixed;                  // (MOST_PARTS, COUNT, WIDTH / 2) means of values, in the order of the lanes that read them
+    Word* stats;                  // (MOST_PARTS, COUNT, HEADS, 2) highest score and mass of a part
+    Word* hidden;                 // (COUNT, INNER / 2), ordered likewise
     float* logits;                // (COUNT, CODES)
     T *keys, *values;             // (LAYERS, ROWS, HEADS, capacity, 64)
     const unsigned char* visible; // (ROWS, BEAMS, capacity)
     const long long* slots;       // (BEAMS) where the new keys go; all old ones are before the first
-    unsigned* barrier;            // FLAGS: GRID equal numbers; else two zeros, as which they are left
+    unsigned* launches;           // blocks that have ended (0 between launches), and launches so far
     long long capacity;
 };
 
@@ -68,6 +82,7 @@ struct Step {
 extern __shared__ __align__(128) unsigned char shared_memory[];
 
 __device__ __forceinline__ float bits_to_float(unsigned bits) { return __uint_as_float(bits); }
+__device__ __forceinline__ unsigned float_to_bits(float value) { return __float_as_uint(value); }
 
 __device__ __forceinline__ float half_to_float(T half) {
     float value;
@@ -119,36 +134,49 @@ __device__ __forceinline__ float4 load_fresh4(const float* from) {
     return value;
 }
 
-__device__ __forceinline__ float load_fresh1f(const float* from) {
-    float value;
-    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(value) : "l"(from) : "memory");
-    return value;
-}
-
-__device__ __forceinline__ T load_fresh1(const T* from) {
-    T value;
-    asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(value) : "l"(from) : "memory");
-    return value;
-}
-
 __device__ __forceinline__ unsigned add_release(unsigned* number) {
     unsigned before;
     asm volatile("atom.add.release.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(number) : "memory");
     return before;
 }
 
-__device__ __forceinline__ void store_release(unsigned* number, unsigned value) {
-    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(number), "r"(value) : "memory");
+__device__ __forceinline__ void store_word(Word* to, unsigned value, unsigned turn) {
+    asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(value), "r"(turn) : "memory");
 }
 
-__device__ __forceinline__ unsigned load_acquire(const unsigned* number) {
-    unsigned value;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(number) : "memory");
+__device__ __forceinline__ uint4 load_words(const Word* from) {  // two
+    uint4 value;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "l"(from)
+                 : "memory");
     return value;
 }
 
-// Copies to shared memory that go on by themselves. BULK: one thread sends for a whole row, and a number in shared memory, `arrival`, flips
-// when it is there. Otherwise every lane sends for what it will read itself, and counts how many copies it sent later.
+// A matrix of 16 rows and 16 columns of a tile, for the tensor cores; `row` is the address that this lane gives.
+__device__ __forceinline__ uint4 load_matrix(const T* row) {
+    uint4 value;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+    return value;
+}
+
+// sums (16 rows, 8 columns) += a (16, 16) b (16, 8)
+__device__ __forceinline__ void multiply(float4& sums, uint4 a, uint2 b) {
+#if HALF
+#define KIND "f16"
+#else
+#define KIND "bf16"
+#endif
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sums.x), "+f"(sums.y), "+f"(sums.z), "+f"(sums.w)
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+
+// Copies to shared memory that go on by themselves. BULK: a lane sends for a whole row, and a number in shared memory, `arrival`, flips when
+// all that was announced is there. Otherwise lanes send for 16 bytes each, and count how many tiles they sent for later.
 #if BULK
 __device__ __forceinline__ unsigned shared_address(const void* pointer) { return (unsigned)__cvta_generic_to_shared(pointer); }
 
@@ -158,12 +186,14 @@ __device__ __forceinline__ void begin_arrivals(Address* arrival) {
 
 __device__ __forceinline__ void arrivals_begun() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-__device__ __forceinline__ void send(T* to, const T* from, unsigned bytes, Address* arrival) {
+__device__ __forceinline__ void announce(unsigned bytes, Address* arrival) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(arrival)), "r"(bytes) : "memory");
-    if (bytes)
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
-                     "l"(from), "r"(bytes), "r"(shared_address(arrival))
-                     : "memory");
+}
+
+__device__ __forceinline__ void send(T* to, const T* from, unsigned bytes, Address* arrival) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
+                 "l"(from), "r"(bytes), "r"(shared_address(arrival))
+                 : "memory");
 }
 
 __device__ __forceinline__ void await(Address* arrival, unsigned parity) {
@@ -223,157 +253,137 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
-// ------------------------------------------------------------------------------------------------------------------ barrier
+__device__ __forceinline__ unsigned paired(float first, float second) { return rounded(first) | (unsigned)rounded(second) << 16; }
 
-struct Meeting {  // of all blocks
-    unsigned* barrier;
-    unsigned wanted;
-
-    __device__ __forceinline__ void begin(unsigned* numbers) {
-        barrier = numbers;
-        wanted = FLAGS ? load_acquire(numbers + blockIdx.x) : 0;
-    }
-
-    __device__ __forceinline__ void arrive() {
-        wanted += FLAGS ? 1 : GRID;
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            if (FLAGS)
-                store_release(barrier + blockIdx.x, wanted);
-            else
-                add_release(barrier);
-        }
-    }
-
-    __device__ __forceinline__ void wait() const {
-        for (int i = threadIdx.x; i < (FLAGS ? GRID : 1); i += THREADS)
-            for (unsigned asked = 0; (int)(load_acquire(barrier + i) - wanted) < 0; asked++) PAUSE(asked);
-        __syncthreads();
-    }
-};
+// N pairs of words that lie one behind the other: reads them until all are of the `turn`. The values, two a pair.
+template <int N>
+__device__ __forceinline__ void await_words(const Word* from, unsigned turn, unsigned* values) {
+    uint4 pairs[N];
+    unsigned asked = 0;
+    bool there;
+    do {
+#pragma unroll
+        for (int i = 0; i < N; i++) pairs[i] = load_words(from + 2 * i);
+        there = true;
+#pragma unroll
+        for (int i = 0; i < N; i++) there = there && pairs[i].y == turn && pairs[i].w == turn;
+        if (!there) PAUSE(asked++);
+    } while (!there);
+#pragma unroll
+    for (int i = 0; i < N; i++) values[2 * i] = pairs[i].x, values[2 * i + 1] = pairs[i].z;
+}
 
 // ----------------------------------------------------------------------------------------------------------------- weights
 
-// The output that a block's warp computes as its n-th.
-__device__ __forceinline__ int output_of(int warp, int n) { return (warp + n * WARPS) * GRID + blockIdx.x; }
-__device__ __forceinline__ int proj_output_of(int warp, int n) { return (warp / 4 + n * GROUPS) * GRID + blockIdx.x; }
-
-// A warp's rows of weights, in the order of their use. A unit is WIDTH numbers: a row, or a quarter of one of c_proj's.
-struct Rows {
+// A warp's tiles of weights, in the order of their use.
+struct Tiles {
     const Layer* layers;
     const T* codes;
-    T* ring;            // (RING, WIDTH)
+    T* ring;            // (RING, TILE)
     Address* arrivals;  // (RING)
-    int sent_units, used_units, sent_slot, used_slot, used_parity;
+    int sent_units, sent_slot, used_slot, used_parity;
 
     __device__ __forceinline__ void begin(const Layer* all, const T* head, T* space, Address* flags) {
         layers = all, codes = head, ring = space, arrivals = flags;
-        sent_units = used_units = sent_slot = used_slot = used_parity = 0;
+        sent_units = sent_slot = used_slot = used_parity = 0;
         for (int i = 0; i < RING; i++) send_next();
     }
 
-    // Where unit number `sent_units` lies; null: this warp has no such output.
-    __device__ __forceinline__ const T* next_source(int warp) const {
+    // Where the first row of unit number `sent_units` lies, how far it is to the next row, and how many there are.
+    __device__ __forceinline__ const T* next_source(int warp, int& inner, int& rows) const {
         const int l = sent_units / UNITS;
-        int n = sent_units - l * UNITS;
+        int n = sent_units - l * UNITS, share = QKV_SHARE, outputs = 3 * WIDTH, column = warp * SLICE;
+        inner = WIDTH;
+        const T* weight;
         if (l >= LAYERS) {
-            const int output = output_of(warp, sent_units - LAYERS * UNITS);
-            return output < CODES ? codes + (long long)output * WIDTH : nullptr;
+            weight = codes, share = CODE_SHARE, outputs = CODES;
+        } else if (n < TILES(QKV_SHARE)) {
+            weight = layers[l].qkv;
+        } else if ((n -= TILES(QKV_SHARE)) < TILES(OUT_SHARE)) {
+            weight = layers[l].out, share = OUT_SHARE, outputs = WIDTH;
+        } else if ((n -= TILES(OUT_SHARE)) < TILES(FC_SHARE)) {
+            weight = layers[l].fc, share = FC_SHARE, outputs = INNER;
+        } else {
+            n -= TILES(FC_SHARE);
+            weight = layers[l].proj, share = OUT_SHARE, outputs = WIDTH, inner = INNER;
+            column += n / TILES(OUT_SHARE) * WIDTH, n %= TILES(OUT_SHARE);
         }
-        const Layer& layer = layers[l];
-        if (n < QKV_TASKS) {
-            const int output = output_of(warp, n);
-            return output < 3 * WIDTH ? layer.qkv + (long long)output * WIDTH : nullptr;
-        }
-        n -= QKV_TASKS;
-        if (n < OUT_TASKS) {
-            const int output = output_of(warp, n);
-            return output < WIDTH ? layer.out + (long long)output * WIDTH : nullptr;
-        }
-        n -= OUT_TASKS;
-        if (n < FC_TASKS) {
-            const int output = output_of(warp, n);
-            return output < INNER ? layer.fc + (long long)output * WIDTH : nullptr;
-        }
-        const int output = proj_output_of(warp, n - FC_TASKS);
-        return output < WIDTH ? layer.proj + (long long)output * INNER + (warp & 3) * WIDTH : nullptr;
+        const int first = blockIdx.x * share + 16 * n, left = share - 16 * n, there = outputs - first;
+        rows = left < 16 ? left : 16;
+        rows = there < rows ? there : rows;
+        return weight + (long long)first * inner + column;
     }
 
     __device__ __forceinline__ void send_next() {
         const int lane = threadIdx.x & 31;
         __syncwarp();  // all lanes have read what was here
-#if BULK
-        if (lane == 0 && sent_units < ALL_UNITS) {
-            const T* from = next_source(threadIdx.x >> 5);
-            send(ring + sent_slot * WIDTH, from, from ? WIDTH * sizeof(T) : 0, arrivals + sent_slot);
-        }
-#else
         if (sent_units < ALL_UNITS) {
-            const T* from = next_source(threadIdx.x >> 5);
-            if (from)
-                for (int s = 0; s < STEPS; s++) send16(ring + sent_slot * WIDTH + s * CHUNK + 8 * lane, from + s * CHUNK + 8 * lane);
+            int inner, rows;
+            const T* from = next_source(threadIdx.x >> 5, inner, rows);
+            T* to = ring + sent_slot * TILE;
+#if BULK
+            if (lane == 0) announce(rows > 0 ? rows * SLICE * sizeof(T) : 0, arrivals + sent_slot);
+            __syncwarp();
+            if (lane < rows) send(to + lane * STRIDE, from + (long long)lane * inner, SLICE * sizeof(T), arrivals + sent_slot);
+#else
+            for (int row = lane >> 4; row < rows; row += 2)
+                send16(to + row * STRIDE + 8 * (lane & 15), from + (long long)row * inner + 8 * (lane & 15));
+#endif
         }
+#if !BULK
         sent();
 #endif
         sent_units++;
         sent_slot = sent_slot + 1 == RING ? 0 : sent_slot + 1;
     }
 
-    // The next unit, when it is there; `done` sends for another in its place.
-    __device__ __forceinline__ const T* use() {
+    // sums (16, 8) += the next tile times `inputs`, when it is there; then another one is sent for.
+    __device__ __forceinline__ void multiply_next(float4& sums, const uint2* inputs) {
+        const int lane = threadIdx.x & 31;
 #if BULK
         await(arrivals + used_slot, used_parity);
 #else
         await_all_but_ring();
+        __syncwarp();
 #endif
-        return ring + used_slot * WIDTH;
-    }
-
-    __device__ __forceinline__ void done() {
-        used_units++;
+        const T* row = ring + used_slot * TILE + ((lane & 7) + (lane & 8)) * STRIDE + (lane >> 4) * 8;
+        float4 odd = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int s = 0; s < STEPS; s += 2) {
+            multiply(sums, load_matrix(row + 16 * s), inputs[s]);
+            multiply(odd, load_matrix(row + 16 * (s + 1)), inputs[s + 1]);
+        }
+        sums.x += odd.x, sums.y += odd.y, sums.z += odd.z, sums.w += odd.w;
         used_slot++;
         if (used_slot == RING) used_slot = 0, used_parity ^= 1;
         send_next();
     }
 };
 
-// ----------------------------------------------------------------------------------------------------------------- products
+// A warp's part of the sums of 16 outputs goes to `parts` (WARPS, rows, COUNT).
+__device__ __forceinline__ void put(float4 sums, int first, int rows, float* parts) {
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, row = first + (lane >> 2), m = 2 * (lane & 3);
+    float* to = parts + (warp * rows + row) * COUNT + m;
+    if (m < COUNT && row < rows) to[0] = sums.x;
+    if (m + 1 < COUNT && row < rows) to[1] = sums.y;
+    to += 8 * COUNT;
+    if (m < COUNT && row + 8 < rows) to[0] = sums.z;
+    if (m + 1 < COUNT && row + 8 < rows) to[1] = sums.w;
+}
 
-struct Inputs {  // a lane's share of WIDTH numbers a sequence
-    float of[COUNT][STEPS * 8];
+// The sum over the warps.
+__device__ __forceinline__ float total(const float* parts, int row, int rows, int m) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) sum += parts[(w * rows + row) * COUNT + m];
+    return sum;
+}
 
-    __device__ __forceinline__ void load(const T* inputs, int stride) {
-        const int lane = threadIdx.x & 31;
-#pragma unroll
-        for (int m = 0; m < COUNT; m++)
-#pragma unroll
-            for (int s = 0; s < STEPS; s++) spread(*(const uint4*)(inputs + m * stride + s * CHUNK + 8 * lane), of[m] + 8 * s);
-    }
-
-    // Products with a unit of weights: lane m has the sum of sequence m.
-    __device__ __forceinline__ float times(const T* unit) const {
-        const int lane = threadIdx.x & 31;
-        float sums[COUNT][2];
-#pragma unroll
-        for (int m = 0; m < COUNT; m++) sums[m][0] = sums[m][1] = 0.0f;
-#pragma unroll
-        for (int s = 0; s < STEPS; s++) {
-            float weight[8];
-            spread(*(const uint4*)(unit + s * CHUNK + 8 * lane), weight);
-#pragma unroll
-            for (int m = 0; m < COUNT; m++)
-#pragma unroll
-                for (int i = 0; i < 8; i++) sums[m][i & 1] = fmaf(of[m][8 * s + i], weight[i], sums[m][i & 1]);
-        }
-        float mine = 0.0f;
-#pragma unroll
-        for (int m = 0; m < COUNT; m++) {
-            const float sum = warp_sum(sums[m][0] + sums[m][1]);
-            mine = lane == m ? sum : mine;
-        }
-        return mine;
-    }
-};
+// Where a pair of numbers of an inner width lies among the words in the order of the lanes that read them: a lane's are neighbours.
+__device__ __forceinline__ int place_of(int pair) {
+    const int slice = pair / (SLICE / 2), within = pair % (SLICE / 2);
+    return (slice * 4 + within % 4) * 16 + within / 4;
+}
 
 // -------------------------------------------------------------------------------------------------------------------- norms
 
@@ -388,80 +398,73 @@ __device__ __forceinline__ void block_sums(float* values, float* scratch) {
 #pragma unroll
     for (int m = 0; m < COUNT; m++) {
         values[m] = 0.0f;
+#pragma unroll
         for (int w = 0; w < WARPS; w++) values[m] += scratch[w * COUNT + m];
     }
 }
 
-#define FOURS ((WIDTH / 4 + THREADS - 1) / THREADS)
+struct Stream {  // a thread's four numbers of each sequence
+    float4 of[COUNT];
 
-// LayerNorm of the stream into `inputs` (COUNT, WIDTH), once or twice; ends with a barrier of the block.
-template <int NORMS>
-__device__ __forceinline__ void norm(
-    const float* stream, const float* gain, const float* shift, const float* gain2, const float* shift2, T* inputs, float* scratch
-) {
-    float4 x[COUNT][FOURS];
-    float mean[COUNT], spread2[COUNT];
-#pragma unroll
-    for (int f = 0; f < FOURS; f++) {
-        const int at = 4 * (threadIdx.x + f * THREADS);
-#pragma unroll
-        for (int m = 0; m < COUNT; m++)
-            x[m][f] = at < WIDTH ? load_fresh4(stream + m * WIDTH + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    }
-#pragma unroll
-    for (int pass = 0; pass < NORMS; pass++) {
-        const float* g = pass ? gain2 : gain;
-        const float* b = pass ? shift2 : shift;
-        float4 gains[FOURS], shifts[FOURS];
-#pragma unroll
-        for (int f = 0; f < FOURS; f++) {
-            const int at = 4 * (threadIdx.x + f * THREADS);
-            gains[f] = at < WIDTH ? constant4(g + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            shifts[f] = at < WIDTH ? constant4(b + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        }
+    __device__ __forceinline__ void add(const Word* deltas, unsigned turn) {
 #pragma unroll
         for (int m = 0; m < COUNT; m++) {
-            mean[m] = 0.0f;
-#pragma unroll
-            for (int f = 0; f < FOURS; f++) mean[m] += (x[m][f].x + x[m][f].y) + (x[m][f].z + x[m][f].w);
-        }
-        block_sums(mean, scratch + (2 * pass) * WARPS * COUNT);
-#pragma unroll
-        for (int m = 0; m < COUNT; m++) {
-            mean[m] /= WIDTH;
-            spread2[m] = 0.0f;
-#pragma unroll
-            for (int f = 0; f < FOURS; f++) {
-                const bool real = 4 * (threadIdx.x + f * THREADS) < WIDTH;
-                x[m][f].x -= mean[m], x[m][f].y -= mean[m], x[m][f].z -= mean[m], x[m][f].w -= mean[m];
-                const float squares = x[m][f].x * x[m][f].x + x[m][f].y * x[m][f].y + x[m][f].z * x[m][f].z + x[m][f].w * x[m][f].w;
-                spread2[m] += real ? squares : 0.0f;
-            }
-        }
-        block_sums(spread2, scratch + (2 * pass + 1) * WARPS * COUNT);
-#pragma unroll
-        for (int m = 0; m < COUNT; m++) {
-            const float scale = rsqrtf(spread2[m] / WIDTH + 1e-5f);
-#pragma unroll
-            for (int f = 0; f < FOURS; f++) {
-                x[m][f].x = x[m][f].x * scale * gains[f].x + shifts[f].x;
-                x[m][f].y = x[m][f].y * scale * gains[f].y + shifts[f].y;
-                x[m][f].z = x[m][f].z * scale * gains[f].z + shifts[f].z;
-                x[m][f].w = x[m][f].w * scale * gains[f].w + shifts[f].w;
-            }
+            unsigned pairs[2];
+            await_words<1>(deltas + m * (WIDTH / 2) + 2 * threadIdx.x, turn, pairs);
+            of[m].x += low(pairs[0]), of[m].y += high(pairs[0]), of[m].z += low(pairs[1]), of[m].w += high(pairs[1]);
         }
     }
+
+    // LayerNorm; `scratch` takes (2, WARPS, COUNT) numbers.
+    __device__ __forceinline__ void norm(const float* gain, const float* shift, float* scratch) {
+        const float4 g = constant4(gain + 4 * threadIdx.x), b = constant4(shift + 4 * threadIdx.x);
+        float sums[COUNT];
 #pragma unroll
-    for (int f = 0; f < FOURS; f++) {
-        const int at = 4 * (threadIdx.x + f * THREADS);
-        if (at < WIDTH)
+        for (int m = 0; m < COUNT; m++) sums[m] = (of[m].x + of[m].y) + (of[m].z + of[m].w);
+        block_sums(sums, scratch);
 #pragma unroll
-            for (int m = 0; m < COUNT; m++) {
-                T* to = inputs + m * WIDTH + at;
-                to[0] = rounded(x[m][f].x), to[1] = rounded(x[m][f].y), to[2] = rounded(x[m][f].z), to[3] = rounded(x[m][f].w);
-            }
+        for (int m = 0; m < COUNT; m++) {
+            const float mean = sums[m] / WIDTH;
+            of[m].x -= mean, of[m].y -= mean, of[m].z -= mean, of[m].w -= mean;
+            sums[m] = (of[m].x * of[m].x + of[m].y * of[m].y) + (of[m].z * of[m].z + of[m].w * of[m].w);
+        }
+        block_sums(sums, scratch + WARPS * COUNT);
+#pragma unroll
+        for (int m = 0; m < COUNT; m++) {
+            const float scale = rsqrtf(sums[m] / WIDTH + 1e-5f);
+            of[m].x = of[m].x * scale * g.x + b.x, of[m].y = of[m].y * scale * g.y + b.y;
+            of[m].z = of[m].z * scale * g.z + b.z, of[m].w = of[m].w * scale * g.w + b.w;
+        }
     }
-    __syncthreads();
+
+    // The warp's slice as inputs of its tiles: a lane has columns 2 t, 2 t + 1 and 8 more of every 16 of sequence g. `space`: the warp's own.
+    __device__ __forceinline__ void to_inputs(uint2* inputs, unsigned* space) const {
+        const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+        __syncwarp();
+#pragma unroll
+        for (int m = 0; m < COUNT; m++) {
+            space[m * 72 + 2 * lane] = paired(of[m].x, of[m].y);
+            space[m * 72 + 2 * lane + 1] = paired(of[m].z, of[m].w);
+        }
+        __syncwarp();
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            inputs[s].x = g < COUNT ? space[g * 72 + 8 * s + t] : 0;
+            inputs[s].y = g < COUNT ? space[g * 72 + 8 * s + 4 + t] : 0;
+        }
+    }
+};
+
+// Inputs that come as words in the order of the lanes: `words` of the warp's slice of sequence g.
+__device__ __forceinline__ void take_inputs(uint2* inputs, const Word* words, unsigned turn) {
+    const int lane = threadIdx.x & 31;
+    unsigned pairs[16];
+#pragma unroll
+    for (int i = 0; i < 16; i++) pairs[i] = 0;
+    if ((lane >> 2) < COUNT) await_words<8>(words + (lane & 3) * 16, turn, pairs);
+    __syncwarp();
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) inputs[s].x = pairs[2 * s], inputs[s].y = pairs[2 * s + 1];
 }
 
 // ---------------------------------------------------------------------------------------------------------------- attention
@@ -488,8 +491,6 @@ __device__ __forceinline__ float dot(const float* query, const float* key) {  //
     return sum + __shfl_xor_sync(0xffffffffu, sum, 4);
 }
 
-#define MOST_PARTS 8
-
 // How many blocks share a head of a row.
 __device__ __forceinline__ int parts_of(int used) {
     int most = GRID / (ROWS * HEADS);
@@ -498,10 +499,15 @@ __device__ __forceinline__ int parts_of(int used) {
     return worth < 1 ? 1 : (worth < most ? worth : most);
 }
 
-__device__ __forceinline__ void attend(const Step& step, int layer, int used, int parts, float* queries, float* merge, const Meeting& meeting) {
+__device__ __forceinline__ uint4 await_eight(const Word* from, unsigned turn) {
+    unsigned pairs[4];
+    await_words<2>(from, turn, pairs);
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+__device__ __forceinline__ void attend(const Step& step, int layer, int used, int parts, float* queries, float* merge, unsigned turn) {
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 3, eight = 8 * (lane & 7);
     const int span = (used + parts - 1) / parts;
-    bool waited = false;
     for (int item = blockIdx.x; item < ROWS * HEADS * parts; item += GRID) {
         const int part = item % parts, head = item / parts % HEADS, row = item / parts / HEADS;
         const long long place0 = (((long long)layer * ROWS + row) * HEADS + head) * step.capacity;
@@ -509,17 +515,17 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
         const int first = part * span, end = first + span < used ? first + span : used;
         uint4 k[AHEAD], v[AHEAD];
 #pragma unroll
-        for (int a = 0; a < AHEAD; a++) {  // old keys do not depend on this step: they come in while the block waits
+        for (int a = 0; a < AHEAD; a++) {  // old keys do not depend on this step: they come in while the queries are awaited
             const int place = first + (a * WARPS + warp) * 4 + group;
             k[a] = place < end ? load_fresh(keys + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
             v[a] = place < end ? load_fresh(values + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
         }
-        if (!waited) meeting.wait();
-        waited = true;
-        for (int i = threadIdx.x; i < BEAMS * HEAD; i += THREADS) {
-            const int beam = i / HEAD;
-            const T query = load_fresh1(step.qkv + (row * BEAMS + beam) * 3 * WIDTH + head * HEAD + i % HEAD);
-            queries[i] = low((unsigned)query) * 0.125f;
+        for (int i = threadIdx.x; i < BEAMS * HEAD / 4; i += THREADS) {
+            const int beam = i / (HEAD / 4), two = i % (HEAD / 4);
+            unsigned pairs[2];
+            await_words<1>(step.qkv + (row * BEAMS + beam) * (3 * WIDTH / 2) + head * (HEAD / 2) + 2 * two, turn, pairs);
+            float* to = queries + beam * HEAD + 4 * two;
+            to[0] = low(pairs[0]) * 0.125f, to[1] = high(pairs[0]) * 0.125f, to[2] = low(pairs[1]) * 0.125f, to[3] = high(pairs[1]) * 0.125f;
         }
         __syncthreads();
         float query[BEAMS][8];
@@ -552,8 +558,9 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
         }
         if (part == 0 && warp == 0) {  // the new keys: each beam sees its own
             const bool live = group < BEAMS;
-            const T* source = step.qkv + (row * BEAMS + (live ? group : 0)) * 3 * WIDTH + head * HEAD + eight;
-            const uint4 newest = load_fresh(source + WIDTH), its = load_fresh(source + 2 * WIDTH);
+            const Word* source = step.qkv + (row * BEAMS + (live ? group : 0)) * (3 * WIDTH / 2) + head * (HEAD / 2) + eight / 2;
+            const uint4 newest = await_eight(source + WIDTH / 2, turn), its = await_eight(source + WIDTH, turn);
+            __syncwarp();
             float key[8], value[8];
             spread(newest, key), spread(its, value);
 #pragma unroll
@@ -584,164 +591,208 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
             if (lane == 0) to[HEAD] = states[b].top, to[HEAD + 1] = states[b].mass;
         }
         __syncthreads();
-        for (int i = threadIdx.x; i < BEAMS * HEAD; i += THREADS) {
-            const int beam = i / HEAD, sequence = part * COUNT + row * BEAMS + beam;
-            float top = LOWEST, mass = 0.0f, mixed = 0.0f;
+        for (int i = threadIdx.x; i < BEAMS * HEAD / 2; i += THREADS) {
+            const int beam = i / (HEAD / 2), two = 2 * (i % (HEAD / 2)), sequence = part * COUNT + row * BEAMS + beam;
+            float top = LOWEST, mass = 0.0f, mixed[2] = {0.0f, 0.0f};
+#pragma unroll
             for (int w = 0; w < WARPS; w++) top = fmaxf(top, merge[(w * BEAMS + beam) * (HEAD + 2) + HEAD]);
+#pragma unroll
             for (int w = 0; w < WARPS; w++) {
                 const float* its = merge + (w * BEAMS + beam) * (HEAD + 2);
                 const float share = __expf(its[HEAD] - top);
-                mass += its[HEAD + 1] * share, mixed += its[i % HEAD] * share;
+                mass += its[HEAD + 1] * share, mixed[0] += its[two] * share, mixed[1] += its[two + 1] * share;
             }
-            step.mixed[sequence * WIDTH + head * HEAD + i % HEAD] = mixed;
-            if (i % HEAD == 0) step.tops[sequence * HEADS + head] = top, step.masses[sequence * HEADS + head] = mass;
+            const float scale = mass > 0.0f ? 1.0f / mass : 0.0f;  // a part may hold no key that this beam sees
+            const int pair = head * (HEAD / 2) + two / 2;
+            store_word(step.mixed + sequence * (WIDTH / 2) + place_of(pair), paired(mixed[0] * scale, mixed[1] * scale), turn);
+            if (two == 0) {
+                Word* stats = step.stats + 2 * (sequence * HEADS + head);
+                store_word(stats, float_to_bits(top), turn), store_word(stats + 1, float_to_bits(mass), turn);
+            }
         }
         __syncthreads();
     }
-    if (!waited) meeting.wait();
 }
 
-// Attention's parts put together, into `inputs` (COUNT, WIDTH).
-__device__ __forceinline__ void gather(const Step& step, int parts, T* inputs) {
-    for (int i = threadIdx.x; i < COUNT * WIDTH / 4; i += THREADS) {
-        const int sequence = i / (WIDTH / 4), at = 4 * (i % (WIDTH / 4)), head = at / HEAD;
-        float top = LOWEST, mass = 0.0f, sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 4
-        for (int p = 0; p < parts; p++) {
-            const int place = p * COUNT + sequence;
-            const float4 mixed = load_fresh4(step.mixed + place * WIDTH + at);
-            const float its_top = load_fresh1f(step.tops + place * HEADS + head), its_mass = load_fresh1f(step.masses + place * HEADS + head);
-            const float higher = fmaxf(top, its_top), old = __expf(top - higher), its = __expf(its_top - higher);
-            mass = mass * old + its_mass * its;
-            sums[0] = sums[0] * old + mixed.x * its, sums[1] = sums[1] * old + mixed.y * its;
-            sums[2] = sums[2] * old + mixed.z * its, sums[3] = sums[3] * old + mixed.w * its;
-            top = higher;
-        }
+// Attention's parts put together, as inputs of the warp's tiles: its slice is two heads.
+__device__ __forceinline__ void gather(const Step& step, int parts, uint2* inputs, unsigned turn) {
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, m = lane >> 2, t = lane & 3;
+    float sums[2 * STEPS][2], top[2] = {LOWEST, LOWEST}, mass[2] = {0.0f, 0.0f};
 #pragma unroll
-        for (int j = 0; j < 4; j++) inputs[sequence * WIDTH + at + j] = rounded(sums[j] / mass);
+    for (int c = 0; c < 2 * STEPS; c++) sums[c][0] = sums[c][1] = 0.0f;
+    if (m < COUNT)
+        for (int p = 0; p < parts; p++) {
+            const int sequence = p * COUNT + m;
+            unsigned pairs[2 * STEPS], stats[4];
+            await_words<8>(step.mixed + sequence * (WIDTH / 2) + (warp * 4 + t) * 16, turn, pairs);
+            await_words<2>(step.stats + 2 * (sequence * HEADS + 2 * warp), turn, stats);
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const float its_top = bits_to_float(stats[2 * h]), higher = fmaxf(top[h], its_top);
+                const float old = __expf(top[h] - higher), its = bits_to_float(stats[2 * h + 1]) * __expf(its_top - higher);
+                mass[h] = mass[h] * old + its, top[h] = higher;
+#pragma unroll
+                for (int c = h * STEPS; c < (h + 1) * STEPS; c++) {
+                    sums[c][0] = sums[c][0] * old + low(pairs[c]) * its;
+                    sums[c][1] = sums[c][1] * old + high(pairs[c]) * its;
+                }
+            }
+        }
+    __syncwarp();
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) {
+        const int h = 2 * s / STEPS;
+        inputs[s].x = m < COUNT ? paired(sums[2 * s][0] / mass[h], sums[2 * s][1] / mass[h]) : 0;
+        inputs[s].y = m < COUNT ? paired(sums[2 * s + 1][0] / mass[h], sums[2 * s + 1][1] / mass[h]) : 0;
     }
-    __syncthreads();
 }
 
 // --------------------------------------------------------------------------------------------------------------------- step
 
-// Shared memory, in bytes: the ring, inputs (or what attention needs), sums of the norms and of c_proj, the table of layers, arrivals.
-#define FOR_RING (WARPS * RING * WIDTH * 2)
+#define MOST(a, b) ((a) > (b) ? (a) : (b))
+#define MOST_SHARE MOST(FC_SHARE, CODE_SHARE)
+// Shared memory, in bytes: the ring; parts of sums, twice, so that one phase's are read while the next one's are written; sums of the norms,
+// likewise; inputs of the warps; attention; the table of layers; arrivals.
+#define FOR_RING (WARPS * RING * TILE * 2)
+#define FOR_PARTS (4 * WARPS * MOST_SHARE * COUNT)
+#define FOR_NORMS (4 * 2 * WARPS * COUNT)
+#define FOR_INPUTS (4 * WARPS * COUNT * 72)
 #define FOR_ATTENTION (4 * BEAMS * (HEAD + WARPS * (HEAD + 2)))
-#define FOR_INPUTS (2 * COUNT * INNER > FOR_ATTENTION ? 2 * COUNT * INNER : FOR_ATTENTION)
-#define FOR_SUMS (4 * COUNT * (4 * WARPS + WARPS * PROJ_TASKS))
 #define FOR_LAYERS (LAYERS * (int)sizeof(Layer))
-#define SHARED_BYTES (FOR_RING + FOR_INPUTS + (FOR_SUMS + 15) / 16 * 16 + FOR_LAYERS + 8 * WARPS * RING)
+#define SHARED_BYTES (FOR_RING + 2 * FOR_PARTS + 2 * FOR_NORMS + FOR_INPUTS + FOR_ATTENTION + FOR_LAYERS + 8 * WARPS * RING)
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step step) {
     unsigned char* space = shared_memory;
     T* ring = (T*)space;
-    T* inputs = (T*)(space += FOR_RING);
-    float* scratch = (float*)(space += FOR_INPUTS);
-    float* quarters = scratch + 4 * WARPS * COUNT;  // (WARPS, PROJ_TASKS, COUNT)
-    Layer* layers = (Layer*)(space += (FOR_SUMS + 15) / 16 * 16);
-    Address* arrivals = (Address*)(space + FOR_LAYERS);
-    float *queries = (float*)inputs, *merge = queries + BEAMS * HEAD;
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    Layer* layers = (Layer*)(space += FOR_RING);
+    Address* arrivals = (Address*)(space += FOR_LAYERS);
+    float* parts = (float*)(space += 8 * WARPS * RING);
+    float* norms = (float*)(space += 2 * FOR_PARTS);
+    unsigned* own_inputs = (unsigned*)(space += 2 * FOR_NORMS);
+    float* queries = (float*)(space += FOR_INPUTS);
+    float* merge = queries + BEAMS * HEAD;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2;
+    own_inputs += warp * COUNT * 72;
     for (int i = threadIdx.x; i < FOR_LAYERS / 8; i += THREADS) ((Address*)layers)[i] = ((const Address*)step.layers)[i];
 #if BULK
-    if (threadIdx.x < WARPS * RING) begin_arrivals(arrivals + threadIdx.x);
+    for (int i = threadIdx.x; i < WARPS * RING; i += THREADS) begin_arrivals(arrivals + i);
     arrivals_begun();
 #endif
     __syncthreads();
-    Meeting meeting;
-    meeting.begin(step.barrier);
-    Rows rows;
-    rows.begin(layers, step.codes, ring + warp * RING * WIDTH, arrivals + warp * RING);
-    const int used = (int)step.slots[0], parts = parts_of(used);
-    const float* x = step.x;
-    Inputs in;
+    Tiles tiles;
+    tiles.begin(layers, step.codes, ring + warp * RING * TILE, arrivals + warp * RING);
+    unsigned turn = step.launches[1] * LAYERS;
+    const int used = (int)step.slots[0], pieces = parts_of(used);
+    Stream stream;
+#pragma unroll
+    for (int m = 0; m < COUNT; m++) stream.of[m] = constant4(step.x + m * WIDTH + 4 * threadIdx.x);
+    uint2 inputs[STEPS];
+    const float4 nothing = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    Word *deltas_out = step.deltas, *deltas_proj = step.deltas + COUNT * (WIDTH / 2);
+    float *even = parts, *odd = parts + FOR_PARTS / 4;
     for (int l = 0; l < LAYERS; l++) {
         const Layer& layer = layers[l];
 
         // Phase 1
-        if (l > 0) meeting.wait();
-        norm<1>(x, layer.gain1, layer.shift1, nullptr, nullptr, inputs, scratch);
-        in.load(inputs, WIDTH);
-        for (int n = 0; n < QKV_TASKS; n++) {
-            const int output = output_of(warp, n);
-            const float bias = output < 3 * WIDTH ? constant(layer.qkv_bias + output) : 0.0f;
-            const float sum = in.times(rows.use());
-            if (output < 3 * WIDTH && lane < COUNT) step.qkv[lane * 3 * WIDTH + output] = rounded(sum + bias);
-            rows.done();
+        if (l > 0) stream.add(deltas_proj, turn);
+        turn++;
+        {
+            Stream normed = stream;
+            normed.norm(layer.gain1, layer.shift1, norms);
+            normed.to_inputs(inputs, own_inputs);
         }
-        meeting.arrive();
-
-        // Phase 2
-        attend(step, l, used, parts, queries, merge, meeting);
-        meeting.arrive();
-
-        // Phase 3
-        meeting.wait();
-        gather(step, parts, inputs);
-        in.load(inputs, WIDTH);
-        for (int n = 0; n < OUT_TASKS; n++) {
-            const int output = output_of(warp, n);
-            const bool live = output < WIDTH && lane < COUNT;
-            const float before = live ? load_fresh1f(x + lane * WIDTH + output) + constant(layer.out_bias + output) : 0.0f;
-            const float sum = in.times(rows.use());
-            if (live) step.stream[lane * WIDTH + output] = before + sum;
-            rows.done();
-        }
-        x = step.stream;
-        meeting.arrive();
-
-        // Phase 4
-        meeting.wait();
-        norm<1>(x, layer.gain2, layer.shift2, nullptr, nullptr, inputs, scratch);
-        in.load(inputs, WIDTH);
-        for (int n = 0; n < FC_TASKS; n++) {
-            const int output = output_of(warp, n);
-            const float bias = output < INNER ? constant(layer.fc_bias + output) : 0.0f;
-            const float sum = in.times(rows.use()) + bias;
-            const float inner = 0.7978845608028654f * (sum + 0.044715f * sum * sum * sum);
-            if (output < INNER && lane < COUNT) step.hidden[lane * INNER + output] = rounded(sum / (1.0f + __expf(-2.0f * inner)));
-            rows.done();
-        }
-        meeting.arrive();
-
-        // Phase 5: a warp has a quarter of the inner width, and the four of a group have the same outputs.
-        meeting.wait();
-#pragma unroll
-        for (int m = 0; m < COUNT; m++)
-#pragma unroll
-            for (int s = 0; s < STEPS; s++)
-                spread(load_fresh(step.hidden + m * INNER + (warp & 3) * WIDTH + s * CHUNK + 8 * lane), in.of[m] + 8 * s);
-        for (int n = 0; n < PROJ_TASKS; n++) {
-            const float sum = in.times(rows.use());
-            if (lane < COUNT) quarters[(warp * PROJ_TASKS + n) * COUNT + lane] = sum;
-            rows.done();
+        for (int n = 0; n < TILES(QKV_SHARE); n++) {
+            float4 sums = nothing;
+            tiles.multiply_next(sums, inputs);
+            put(sums, 16 * n, QKV_SHARE, even);
         }
         __syncthreads();
-        for (int i = threadIdx.x; i < GROUPS * PROJ_TASKS * COUNT; i += THREADS) {
-            const int m = i % COUNT, n = i / COUNT % PROJ_TASKS, group = i / COUNT / PROJ_TASKS;
-            const int output = proj_output_of(4 * group, n);
-            if (output < WIDTH) {
-                const float* its = quarters + (4 * group * PROJ_TASKS + n) * COUNT + m;
-                const float sum = (its[0] + its[PROJ_TASKS * COUNT]) + (its[2 * PROJ_TASKS * COUNT] + its[3 * PROJ_TASKS * COUNT]);
-                step.stream[m * WIDTH + output] = load_fresh1f(x + m * WIDTH + output) + constant(layer.proj_bias + output) + sum;
-            }
+        for (int i = threadIdx.x; i < QKV_SHARE / 2 * COUNT; i += THREADS) {
+            const int m = i / (QKV_SHARE / 2), row = 2 * (i % (QKV_SHARE / 2)), output = blockIdx.x * QKV_SHARE + row;
+            const float first = total(even, row, QKV_SHARE, m) + constant(layer.qkv_bias + output);
+            const float second = total(even, row + 1, QKV_SHARE, m) + constant(layer.qkv_bias + output + 1);
+            store_word(step.qkv + m * (3 * WIDTH / 2) + output / 2, paired(first, second), turn);
         }
-        meeting.arrive();
+
+        // Phase 2
+        attend(step, l, used, pieces, queries, merge, turn);
+
+        // Phase 3
+        gather(step, pieces, inputs, turn);
+        for (int n = 0; n < TILES(OUT_SHARE); n++) {
+            float4 sums = nothing;
+            tiles.multiply_next(sums, inputs);
+            put(sums, 16 * n, OUT_SHARE, odd);
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < OUT_SHARE / 2 * COUNT; i += THREADS) {
+            const int m = i / (OUT_SHARE / 2), row = 2 * (i % (OUT_SHARE / 2)), output = blockIdx.x * OUT_SHARE + row;
+            const float first = total(odd, row, OUT_SHARE, m) + constant(layer.out_bias + output);
+            const float second = total(odd, row + 1, OUT_SHARE, m) + constant(layer.out_bias + output + 1);
+            store_word(deltas_out + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
+        }
+
+        // Phase 4
+        stream.add(deltas_out, turn);
+        {
+            Stream normed = stream;
+            normed.norm(layer.gain2, layer.shift2, norms + FOR_NORMS / 4);
+            normed.to_inputs(inputs, own_inputs);
+        }
+        for (int n = 0; n < TILES(FC_SHARE); n++) {
+            float4 sums = nothing;
+            tiles.multiply_next(sums, inputs);
+            put(sums, 16 * n, FC_SHARE, even);
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < FC_SHARE / 2 * COUNT; i += THREADS) {
+            const int m = i / (FC_SHARE / 2), row = 2 * (i % (FC_SHARE / 2)), output = blockIdx.x * FC_SHARE + row;
+            float both[2];
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const float sum = total(even, row + j, FC_SHARE, m) + constant(layer.fc_bias + output + j);
+                const float inner = 0.7978845608028654f * (sum + 0.044715f * sum * sum * sum);
+                both[j] = sum / (1.0f + __expf(-2.0f * inner));
+            }
+            store_word(step.hidden + m * (INNER / 2) + place_of(output / 2), paired(both[0], both[1]), turn);
+        }
+
+        // Phase 5
+        {
+            float4 sums[TILES(OUT_SHARE)];
+#pragma unroll
+            for (int n = 0; n < TILES(OUT_SHARE); n++) sums[n] = nothing;
+#pragma unroll 1
+            for (int quarter = 0; quarter < 4; quarter++) {
+                take_inputs(inputs, step.hidden + (g < COUNT ? g : 0) * (INNER / 2) + (quarter * WARPS + warp) * (SLICE / 2), turn);
+#pragma unroll
+                for (int n = 0; n < TILES(OUT_SHARE); n++) tiles.multiply_next(sums[n], inputs);
+            }
+#pragma unroll
+            for (int n = 0; n < TILES(OUT_SHARE); n++) put(sums[n], 16 * n, OUT_SHARE, odd);
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < OUT_SHARE / 2 * COUNT; i += THREADS) {
+            const int m = i / (OUT_SHARE / 2), row = 2 * (i % (OUT_SHARE / 2)), output = blockIdx.x * OUT_SHARE + row;
+            const float first = total(odd, row, OUT_SHARE, m) + constant(layer.proj_bias + output);
+            const float second = total(odd, row + 1, OUT_SHARE, m) + constant(layer.proj_bias + output + 1);
+            store_word(deltas_proj + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
+        }
     }
-    meeting.wait();
-    norm<2>(x, step.gain_f, step.shift_f, step.gain_last, step.shift_last, inputs, scratch);
-    in.load(inputs, WIDTH);
-    for (int n = 0; n < CODE_TASKS; n++) {
-        const int output = output_of(warp, n);
-        const float bias = output < CODES ? constant(step.code_bias + output) : 0.0f;
-        const float sum = in.times(rows.use());
-        if (output < CODES && lane < COUNT) step.logits[lane * CODES + output] = sum + bias;
-        rows.done();
+    stream.add(deltas_proj, turn);
+    stream.norm(step.gain_f, step.shift_f, norms);
+    stream.norm(step.gain_last, step.shift_last, norms + FOR_NORMS / 4);
+    stream.to_inputs(inputs, own_inputs);
+    for (int n = 0; n < TILES(CODE_SHARE); n++) {
+        float4 sums = nothing;
+        tiles.multiply_next(sums, inputs);
+        put(sums, 16 * n, CODE_SHARE, even);
     }
-#if !FLAGS
-    // The last block to come here leaves the counter as it was found.
     __syncthreads();
-    if (threadIdx.x == 0 && add_release(step.barrier + 1) == GRID - 1) step.barrier[0] = 0, step.barrier[1] = 0;
-#endif
+    for (int i = threadIdx.x; i < CODE_SHARE * COUNT; i += THREADS) {
+        const int m = i / CODE_SHARE, row = i % CODE_SHARE, output = blockIdx.x * CODE_SHARE + row;
+        if (output < CODES) step.logits[m * CODES + output] = total(even, row, CODE_SHARE, m) + constant(step.code_bias + output);
+    }
+    // The last block to come here begins the next launch's turns.
+    if (threadIdx.x == 0 && add_release(step.launches) == GRID - 1) step.launches[0] = 0, step.launches[1]++;
 }

@@ -1,6 +1,6 @@
 """A decode step's layers as one kernel that stays on the device: ``one_kernel.cu``, compiled on first use by CUDA's run-time compiler.
 
-For a few sequences (:data:`MOST_SEQUENCES`) with weights of 16 bits. For others :class:`OneKernel` takes the kernels of
+For up to 8 sequences, of up to 4 beams a row, with weights of 16 bits. For others :class:`OneKernel` takes the kernels of
 :mod:`indextts.engine.kernels.decode`.
 """
 
@@ -20,9 +20,10 @@ from indextts.engine.static_cache import Bucket, StaticCache
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.gpt2 import Conv1D, GPT2Block
 
-MOST_SEQUENCES = 4
+MOST_SEQUENCES, MOST_BEAMS = 8, 4
 MOST_PARTS = 8  # as in the kernel's source
 HEAD_WIDTH, CHUNK = 64, 256
+SLICE, TILE_BYTES = 128, 16 * (128 + 8) * 2  # of the inner width, a warp's; of a tile of weights
 _RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system keeps
 
 
@@ -30,22 +31,19 @@ _RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system ke
 class Layout:
     """How the work is cut; what is best is measured on the device.
 
-    ``warps`` of a block, a multiple of 4; ``ring``: rows of weights that each has under way, at most; ``bulk``: rows are copied by the bulk
-    copy engine (sm_90 and later) instead of by the threads; ``flags``: blocks meet by a flag each instead of one counter; ``part``: old
-    keys that are worth a block.
+    ``ring``: tiles of weights that each warp has under way, at most; ``bulk``: tiles are copied by the bulk copy engine (sm_90 and later)
+    instead of by the threads; ``part``: old keys that are worth a block.
     """
 
-    warps: int = 12
-    ring: int = 6
+    ring: int = 4
     bulk: bool = True
-    flags: bool = True
-    part: int = 96
+    part: int = 192
 
 
 LAYOUT = Layout()
 _POINTERS = (
-    "layers", "gain_f", "shift_f", "gain_last", "shift_last", "code_bias", "codes", "x", "stream", "qkv", "mixed", "tops", "masses",
-    "hidden", "logits", "keys", "values", "visible", "slots", "barrier",
+    "layers", "gain_f", "shift_f", "gain_last", "shift_last", "code_bias", "codes", "x", "deltas", "qkv", "mixed", "stats", "hidden", "logits",
+    "keys", "values", "visible", "slots", "launches",
 )  # fmt: skip
 
 
@@ -62,7 +60,7 @@ Launch = Callable[[Defines, Step], None]  # run the kernel that these defines ma
 class OneKernel:
     """:func:`indextts.engine.decode.feed` in one kernel, for the layers of ``gpt`` as they are now.
 
-    ``launch``: runs it on a grid of ``blocks``. ``otherwise``: runs what it is not made for.
+    ``launch``: runs it on a grid of at most ``blocks``. ``otherwise``: runs what it is not made for.
     """
 
     whole_step = True
@@ -77,20 +75,21 @@ class OneKernel:
     ) -> None:
         if problem := unsuitable(gpt):
             raise ValueError(problem)
-        self.launch, self.blocks, self.otherwise, self.layout = launch, blocks, otherwise, layout
+        self.launch, self.otherwise, self.layout = launch, otherwise, layout
         self._kept: list[Tensor] = []  # what the table's addresses point to
         with torch.inference_mode(False), torch.no_grad():
             table = [self._layer(block) for block in gpt.gpt.h if isinstance(block, GPT2Block)]
             self._table = torch.tensor(table, dtype=torch.int64, device=gpt.mel_head.weight.device)
             ends = (gpt.gpt.ln_f.weight, gpt.gpt.ln_f.bias, gpt.final_norm.weight, gpt.final_norm.bias, gpt.mel_head.bias)
             self._ends = [*map(self._float32, ends), self._address(gpt.mel_head.weight)]
-            self._barrier = torch.zeros(blocks + 2, dtype=torch.int32, device=self._table.device)
+            self._launches = torch.zeros(2, dtype=torch.int32, device=self._table.device)
+        self.blocks = blocks_of(gpt.config.model_dim, blocks)
         self._scratch: dict[int, list[Tensor]] = {}
 
     def __call__(self, gpt: UnifiedVoice, x: Tensor, cache: StaticCache, bucket: Bucket) -> Tensor:
         """Logits (B, b, V) float32 of embeddings (B, b, D); see :func:`indextts.engine.kernels.decode.feed`."""
         rows, beams, width = x.shape
-        if rows * beams > MOST_SEQUENCES:
+        if rows * beams > MOST_SEQUENCES or beams > MOST_BEAMS:
             return self.otherwise(gpt, x, cache, bucket)
         x = x.float().contiguous()
         logits = torch.empty(rows, beams, gpt.config.number_mel_codes, device=x.device)
@@ -98,7 +97,7 @@ class OneKernel:
         pointers = [
             self._table.data_ptr(), *self._ends, x.data_ptr(), *(buffer.data_ptr() for buffer in self._buffers(rows * beams, width, kv)),
             logits.data_ptr(), kv[0].data_ptr(), kv[1].data_ptr(), bucket.visible.data_ptr(), cache.slots.data_ptr(),
-            self._barrier.data_ptr(),
+            self._launches.data_ptr(),
         ]  # fmt: skip
         defines = {
             "WIDTH": width, "HEADS": cache.heads, "LAYERS": cache.layers, "CODES": logits.shape[-1], "ROWS": rows, "BEAMS": beams,
@@ -108,15 +107,11 @@ class OneKernel:
         return logits
 
     def _buffers(self, count: int, width: int, kv: Tensor) -> list[Tensor]:
-        """Residual stream, queries and keys and values, attention in parts with tops and masses, inner activations."""
+        """What is added to the stream, queries and keys and values, attention in parts and its scores and masses, inner activations: words."""
         if count not in self._scratch:
+            pairs = ((2, width // 2), (3 * width // 2,), (MOST_PARTS, width // 2), (MOST_PARTS, 2 * width // HEAD_WIDTH), (2 * width,))
             with torch.inference_mode(False):
-                heads, floats = width // HEAD_WIDTH, functools.partial(torch.zeros, device=kv.device)
-                short = functools.partial(torch.zeros, device=kv.device, dtype=kv.dtype)
-                self._scratch[count] = [
-                    floats(count, width), short(count, 3 * width), floats(MOST_PARTS, count, width), floats(MOST_PARTS, count, heads),
-                    floats(MOST_PARTS, count, heads), short(count, 4 * width),
-                ]  # fmt: skip
+                self._scratch[count] = [torch.zeros(count, *shape, 2, dtype=torch.int32, device=kv.device) for shape in pairs]
         return self._scratch[count]
 
     def _layer(self, block: GPT2Block) -> list[int]:
@@ -144,15 +139,19 @@ def unsuitable(gpt: UnifiedVoice) -> str:
     return ""
 
 
+def blocks_of(width: int, most: int) -> int:
+    """The largest grid of at most ``most`` blocks in which every block has as many pairs of outputs as the others."""
+    return max(blocks for blocks in range(1, most + 1) if width % (2 * blocks) == 0)
+
+
 def shared_bytes(defines: Defines) -> int:
     """Shared memory of a block; as SHARED_BYTES in the kernel's source."""
-    warps, beams, count, width = (defines[name] for name in ("WARPS", "BEAMS", "ROWS", "WIDTH"))
-    count *= beams
-    share = -(-width // defines["GRID"])
-    tasks = -(-share // (warps // 4))
-    sums = 4 * count * (4 * warps + warps * tasks)
-    inputs = max(2 * count * 4 * width, 4 * beams * (HEAD_WIDTH + warps * (HEAD_WIDTH + 2)))
-    return warps * defines["RING"] * (2 * width + 8) + inputs + -(-sums // 16) * 16 + defines["LAYERS"] * 12 * 8
+    width, beams, ring, blocks = (defines[name] for name in ("WIDTH", "BEAMS", "RING", "GRID"))
+    count, warps = defines["ROWS"] * beams, width // SLICE
+    share = max(-(-outputs // (2 * blocks)) * 2 for outputs in (4 * width, defines["CODES"]))
+    sums = 2 * (4 * warps * share * count + 4 * 2 * warps * count) + 4 * warps * count * 72
+    attention = 4 * beams * (HEAD_WIDTH + warps * (HEAD_WIDTH + 2))
+    return warps * ring * (TILE_BYTES + 8) + sums + attention + defines["LAYERS"] * 12 * 8
 
 
 def fitted(defines: Defines, limit: int) -> dict[str, int]:
@@ -184,7 +183,7 @@ def launcher(device: torch.device) -> tuple[Launch, int]:
         function = _function(architecture, device.index or 0, tuple(sorted(given.items())))
         argument = (ctypes.c_void_p * 1)(ctypes.addressof(step))
         stream = torch.cuda.current_stream(device).cuda_stream
-        shape = (given["GRID"], 1, 1, 32 * given["WARPS"], 1, 1, shared_bytes(given))
+        shape = (given["GRID"], 1, 1, given["WIDTH"] // SLICE * 32, 1, 1, shared_bytes(given))
         _checked(driver, driver.cuLaunchCooperativeKernel(function, *shape, stream, ctypes.addressof(argument)))
 
     return launch, int(facts.multi_processor_count)
