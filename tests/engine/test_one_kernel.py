@@ -118,6 +118,14 @@ def test_many_sequences_take_the_other_kernels(launch: Launch) -> None:
     assert len(calls) == 2
 
 
+def test_notes_the_clock_at_the_ends_of_phases(launch: Launch) -> None:
+    gpt = model(torch.bfloat16)
+    made = OneKernel(gpt, launch, BLOCKS, never)
+    made.trace = torch.zeros(2, one_kernel.PHASES, dtype=torch.int32)
+    steps(gpt, made, 1, 1, count=1)
+    assert made.trace.flatten().diff().min() > 0
+
+
 def test_says_what_it_is_not_made_for(launch: Launch) -> None:
     wide = checks.small_gpt(torch.device("cpu"), torch.bfloat16)
     with pytest.raises(ValueError, match="heads of 64 and widths"):
@@ -142,7 +150,7 @@ def test_every_block_has_outputs() -> None:
 
 def test_compiles_for_gpus_without_one() -> None:
     pytest.importorskip("cuda.bindings.nvrtc")
-    shape = {"WIDTH": 1280, "HEADS": 20, "LAYERS": 24, "CODES": 8194, "ROWS": 1, "BEAMS": 3, "PART": 192}
+    shape = {"WIDTH": 1280, "HEADS": 20, "LAYERS": 24, "CODES": 8194, "ROWS": 1, "BEAMS": 3, "PART": 192, "TRACE": 0}
     for architecture, bulk, half, blocks, ring in (("sm_90", 1, 0, 128, 4), ("sm_80", 0, 1, 80, 3), ("sm_89", 0, 0, 128, 2)):
         defines = {**shape, "GRID": blocks, "HALF": half, "BULK": bulk, "RING": ring}
         assert len(one_kernel.compiled(architecture, tuple(sorted(defines.items())))) > 1000

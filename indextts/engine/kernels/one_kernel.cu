@@ -21,7 +21,8 @@
 //
 // Given at compile time: WIDTH (a multiple of 256), HEADS (of 64), LAYERS, CODES (outputs of the head), ROWS and BEAMS (ROWS * BEAMS
 // sequences, at most 8), GRID (blocks, no more than the device has multiprocessors; 2 * GRID divides WIDTH), RING, HALF (1: float16, 0:
-// bfloat16), BULK (1: tiles are copied by the bulk copy engine, sm_90; 0: by the threads, sm_80), PART (old keys that are worth a block).
+// bfloat16), BULK (1: tiles are copied by the bulk copy engine, sm_90; 0: by the threads, sm_80), PART (old keys that are worth a block), TRACE (1:
+// note the clock).
 
 typedef unsigned short T;  // a 16-bit number, as bits
 typedef unsigned long long Address;
@@ -46,6 +47,7 @@ typedef unsigned long long Address;
 #define LOWEST (-1e30f)
 #define AHEAD 4                   // keys of a lane that are on their way at once
 #define MOST_PARTS 8
+#define PHASES 9
 
 struct Layer {
     const float *gain1, *shift1, *qkv_bias, *out_bias, *gain2, *shift2, *fc_bias, *proj_bias;
@@ -63,15 +65,16 @@ struct Step {
     const float* x;               // (COUNT, WIDTH) what enters
     Word* deltas;                 // (2, COUNT, WIDTH / 2) what phases 3 and 5 add to the stream
     Word* qkv;                    // (COUNT, 3 WIDTH / 2)
-    Word* mixed;                  // (MOST_PARTS, COUNT, WIDTH / 2) means of values, in the order of the lanes that read them
+    Word* mixed;                  // (MOST_PARTS, COUNT, WIDTH / 2) means of values
     Word* stats;                  // (MOST_PARTS, COUNT, HEADS, 2) highest score and mass of a part
-    Word* hidden;                 // (COUNT, INNER / 2), ordered likewise
+    Word* hidden;                 // (COUNT, INNER / 2)
     float* logits;                // (COUNT, CODES)
     T *keys, *values;             // (LAYERS, ROWS, HEADS, capacity, 64)
     const unsigned char* visible; // (ROWS, BEAMS, capacity)
     const long long* slots;       // (BEAMS) where the new keys go; all old ones are before the first
     unsigned* launches;           // blocks that have ended (0 between launches), and launches so far
     long long capacity;
+    unsigned* trace;              // TRACE: (LAYERS, PHASES) clocks of the first block where its phases end
 };
 
 // ------------------------------------------------------------------------------------------------------------------- memory
@@ -132,6 +135,14 @@ __device__ __forceinline__ float4 load_fresh4(const float* from) {
                  : "l"(from)
                  : "memory");
     return value;
+}
+
+__device__ __forceinline__ void prefetch(const float* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+
+__device__ __forceinline__ unsigned clock_now() {
+    unsigned now;
+    asm volatile("mov.u32 %0, %%clock;" : "=r"(now)::"memory");
+    return now;
 }
 
 __device__ __forceinline__ unsigned add_release(unsigned* number) {
@@ -255,22 +266,30 @@ __device__ __forceinline__ float warp_sum(float value) {
 
 __device__ __forceinline__ unsigned paired(float first, float second) { return rounded(first) | (unsigned)rounded(second) << 16; }
 
-// N pairs of words that lie one behind the other: reads them until all are of the `turn`. The values, two a pair.
-template <int N>
-__device__ __forceinline__ void await_words(const Word* from, unsigned turn, unsigned* values) {
+// Pairs of words number 0 to `most` (at most N), which lie at `where(i)`: reads them until all are of the `turn`. The values, two a pair.
+template <int N, class Where>
+__device__ __forceinline__ void await_words(Where where, int most, unsigned turn, unsigned* values) {
     uint4 pairs[N];
     unsigned asked = 0;
     bool there;
     do {
 #pragma unroll
-        for (int i = 0; i < N; i++) pairs[i] = load_words(from + 2 * i);
+        for (int i = 0; i < N; i++)
+            if (i < most) pairs[i] = load_words(where(i));
         there = true;
 #pragma unroll
-        for (int i = 0; i < N; i++) there = there && pairs[i].y == turn && pairs[i].w == turn;
+        for (int i = 0; i < N; i++)
+            if (i < most) there = there && pairs[i].y == turn && pairs[i].w == turn;
         if (!there) PAUSE(asked++);
     } while (!there);
 #pragma unroll
-    for (int i = 0; i < N; i++) values[2 * i] = pairs[i].x, values[2 * i + 1] = pairs[i].z;
+    for (int i = 0; i < N; i++)
+        if (i < most) values[2 * i] = pairs[i].x, values[2 * i + 1] = pairs[i].z;
+}
+
+// Send for what will be read soon, into the L2 cache.
+__device__ __forceinline__ void foresee(const float* from, int count) {
+    for (int i = 32 * threadIdx.x; i < count; i += 32 * THREADS) prefetch(from + i);
 }
 
 // ----------------------------------------------------------------------------------------------------------------- weights
@@ -379,10 +398,36 @@ __device__ __forceinline__ float total(const float* parts, int row, int rows, in
     return sum;
 }
 
-// Where a pair of numbers of an inner width lies among the words in the order of the lanes that read them: a lane's are neighbours.
-__device__ __forceinline__ int place_of(int pair) {
-    const int slice = pair / (SLICE / 2), within = pair % (SLICE / 2);
-    return (slice * 4 + within % 4) * 16 + within / 4;
+// The pairs of outputs that a thread finishes; the biases are sent for when it is made.
+template <int SHARE>
+struct Mine {
+    enum { ROUNDS = (SHARE / 2 * COUNT + THREADS - 1) / THREADS };
+    float bias[ROUNDS][2];
+
+    __device__ __forceinline__ explicit Mine(const float* biases) {
+#pragma unroll
+        for (int r = 0; r < ROUNDS; r++) {
+            const int i = threadIdx.x + r * THREADS, output = blockIdx.x * SHARE + 2 * (i % (SHARE / 2));
+            bias[r][0] = i < SHARE / 2 * COUNT ? constant(biases + output) : 0.0f;
+            bias[r][1] = i < SHARE / 2 * COUNT ? constant(biases + output + 1) : 0.0f;
+        }
+    }
+
+    // `use(sequence, output, sum, sum of the next output)`
+    template <class Use>
+    __device__ __forceinline__ void finish(const float* parts, Use use) const {
+#pragma unroll
+        for (int r = 0; r < ROUNDS; r++) {
+            const int i = threadIdx.x + r * THREADS, m = i / (SHARE / 2), row = 2 * (i % (SHARE / 2));
+            if (m < COUNT)
+                use(m, blockIdx.x * SHARE + row, total(parts, row, SHARE, m) + bias[r][0], total(parts, row + 1, SHARE, m) + bias[r][1]);
+        }
+    }
+};
+
+__device__ __forceinline__ float gelu(float x) {
+    const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + __expf(-2.0f * inner));
 }
 
 // -------------------------------------------------------------------------------------------------------------------- norms
@@ -403,21 +448,36 @@ __device__ __forceinline__ void block_sums(float* values, float* scratch) {
     }
 }
 
+// From four neighbours a lane, as two pairs of each sequence, to what the tensor cores want: columns 2 t, 2 t + 1 and the same plus 8 of
+// every 16, of sequence g.
+__device__ __forceinline__ void exchange(const unsigned* pairs, uint2* inputs, unsigned* space) {
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    __syncwarp();
+#pragma unroll
+    for (int m = 0; m < COUNT; m++) space[m * 72 + 2 * lane] = pairs[2 * m], space[m * 72 + 2 * lane + 1] = pairs[2 * m + 1];
+    __syncwarp();
+#pragma unroll
+    for (int s = 0; s < STEPS; s++) {
+        inputs[s].x = g < COUNT ? space[g * 72 + 8 * s + t] : 0;
+        inputs[s].y = g < COUNT ? space[g * 72 + 8 * s + 4 + t] : 0;
+    }
+}
+
 struct Stream {  // a thread's four numbers of each sequence
     float4 of[COUNT];
 
     __device__ __forceinline__ void add(const Word* deltas, unsigned turn) {
+        unsigned pairs[2 * COUNT];
+        await_words<COUNT>([&](int m) { return deltas + m * (WIDTH / 2) + 2 * threadIdx.x; }, COUNT, turn, pairs);
 #pragma unroll
         for (int m = 0; m < COUNT; m++) {
-            unsigned pairs[2];
-            await_words<1>(deltas + m * (WIDTH / 2) + 2 * threadIdx.x, turn, pairs);
-            of[m].x += low(pairs[0]), of[m].y += high(pairs[0]), of[m].z += low(pairs[1]), of[m].w += high(pairs[1]);
+            of[m].x += low(pairs[2 * m]), of[m].y += high(pairs[2 * m]);
+            of[m].z += low(pairs[2 * m + 1]), of[m].w += high(pairs[2 * m + 1]);
         }
     }
 
-    // LayerNorm; `scratch` takes (2, WARPS, COUNT) numbers.
-    __device__ __forceinline__ void norm(const float* gain, const float* shift, float* scratch) {
-        const float4 g = constant4(gain + 4 * threadIdx.x), b = constant4(shift + 4 * threadIdx.x);
+    // LayerNorm with the thread's four gains and shifts; `scratch` takes (2, WARPS, COUNT) numbers.
+    __device__ __forceinline__ void norm(float4 g, float4 b, float* scratch) {
         float sums[COUNT];
 #pragma unroll
         for (int m = 0; m < COUNT; m++) sums[m] = (of[m].x + of[m].y) + (of[m].z + of[m].w);
@@ -437,35 +497,14 @@ struct Stream {  // a thread's four numbers of each sequence
         }
     }
 
-    // The warp's slice as inputs of its tiles: a lane has columns 2 t, 2 t + 1 and 8 more of every 16 of sequence g. `space`: the warp's own.
+    // The warp's slice as inputs of its tiles; `space`: the warp's own.
     __device__ __forceinline__ void to_inputs(uint2* inputs, unsigned* space) const {
-        const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-        __syncwarp();
+        unsigned pairs[2 * COUNT];
 #pragma unroll
-        for (int m = 0; m < COUNT; m++) {
-            space[m * 72 + 2 * lane] = paired(of[m].x, of[m].y);
-            space[m * 72 + 2 * lane + 1] = paired(of[m].z, of[m].w);
-        }
-        __syncwarp();
-#pragma unroll
-        for (int s = 0; s < STEPS; s++) {
-            inputs[s].x = g < COUNT ? space[g * 72 + 8 * s + t] : 0;
-            inputs[s].y = g < COUNT ? space[g * 72 + 8 * s + 4 + t] : 0;
-        }
+        for (int m = 0; m < COUNT; m++) pairs[2 * m] = paired(of[m].x, of[m].y), pairs[2 * m + 1] = paired(of[m].z, of[m].w);
+        exchange(pairs, inputs, space);
     }
 };
-
-// Inputs that come as words in the order of the lanes: `words` of the warp's slice of sequence g.
-__device__ __forceinline__ void take_inputs(uint2* inputs, const Word* words, unsigned turn) {
-    const int lane = threadIdx.x & 31;
-    unsigned pairs[16];
-#pragma unroll
-    for (int i = 0; i < 16; i++) pairs[i] = 0;
-    if ((lane >> 2) < COUNT) await_words<8>(words + (lane & 3) * 16, turn, pairs);
-    __syncwarp();
-#pragma unroll
-    for (int s = 0; s < STEPS; s++) inputs[s].x = pairs[2 * s], inputs[s].y = pairs[2 * s + 1];
-}
 
 // ---------------------------------------------------------------------------------------------------------------- attention
 
@@ -499,12 +538,6 @@ __device__ __forceinline__ int parts_of(int used) {
     return worth < 1 ? 1 : (worth < most ? worth : most);
 }
 
-__device__ __forceinline__ uint4 await_eight(const Word* from, unsigned turn) {
-    unsigned pairs[4];
-    await_words<2>(from, turn, pairs);
-    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-}
-
 __device__ __forceinline__ void attend(const Step& step, int layer, int used, int parts, float* queries, float* merge, unsigned turn) {
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 3, eight = 8 * (lane & 7);
     const int span = (used + parts - 1) / parts;
@@ -513,17 +546,34 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
         const long long place0 = (((long long)layer * ROWS + row) * HEADS + head) * step.capacity;
         T *keys = step.keys + place0 * HEAD, *values = step.values + place0 * HEAD;
         const int first = part * span, end = first + span < used ? first + span : used;
+        const unsigned char* visible = step.visible + row * BEAMS * step.capacity;
         uint4 k[AHEAD], v[AHEAD];
+        unsigned seen[AHEAD];  // a bit a beam
+        auto fetch = [&](int start) {
 #pragma unroll
-        for (int a = 0; a < AHEAD; a++) {  // old keys do not depend on this step: they come in while the queries are awaited
-            const int place = first + (a * WARPS + warp) * 4 + group;
-            k[a] = place < end ? load_fresh(keys + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
-            v[a] = place < end ? load_fresh(values + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
+            for (int a = 0; a < AHEAD; a++) {
+                const int place = start + (a * WARPS + warp) * 4 + group;
+                k[a] = place < end ? load_fresh(keys + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
+                v[a] = place < end ? load_fresh(values + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
+                seen[a] = 0;
+#pragma unroll
+                for (int b = 0; b < BEAMS; b++) seen[a] |= (place < end && visible[b * step.capacity + place]) << b;
+            }
+        };
+        fetch(first);  // old keys do not depend on this step: they come in while the queries are awaited
+        const bool newest = part == 0 && warp == 0 && group < BEAMS;
+        unsigned own[8];  // key and value of beam number `group`
+#pragma unroll
+        for (int i = 0; i < 8; i++) own[i] = 0;
+        if (newest) {
+            const Word* source = step.qkv + (row * BEAMS + group) * (3 * WIDTH / 2) + head * (HEAD / 2) + eight / 2;
+            await_words<4>([&](int i) { return source + (i / 2 + 1) * (WIDTH / 2) + i % 2 * 2; }, 4, turn, own);
         }
-        for (int i = threadIdx.x; i < BEAMS * HEAD / 4; i += THREADS) {
+        for (int i = THREADS - 1 - threadIdx.x; i < BEAMS * HEAD / 4; i += THREADS) {  // the last warps: the first one waits for the keys
             const int beam = i / (HEAD / 4), two = i % (HEAD / 4);
             unsigned pairs[2];
-            await_words<1>(step.qkv + (row * BEAMS + beam) * (3 * WIDTH / 2) + head * (HEAD / 2) + 2 * two, turn, pairs);
+            const Word* source = step.qkv + (row * BEAMS + beam) * (3 * WIDTH / 2) + head * (HEAD / 2) + 2 * two;
+            await_words<1>([&](int) { return source; }, 1, turn, pairs);
             float* to = queries + beam * HEAD + 4 * two;
             to[0] = low(pairs[0]) * 0.125f, to[1] = high(pairs[0]) * 0.125f, to[2] = low(pairs[1]) * 0.125f, to[3] = high(pairs[1]) * 0.125f;
         }
@@ -537,38 +587,25 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
             states[b].top = LOWEST, states[b].mass = 0.0f;
         }
         for (int start = first; start < end; start += AHEAD * WARPS * 4) {
-            if (start != first)
-#pragma unroll
-                for (int a = 0; a < AHEAD; a++) {
-                    const int place = start + (a * WARPS + warp) * 4 + group;
-                    k[a] = place < end ? load_fresh(keys + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
-                    v[a] = place < end ? load_fresh(values + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
-                }
+            if (start != first) fetch(start);
 #pragma unroll
             for (int a = 0; a < AHEAD; a++) {
-                const int place = start + (a * WARPS + warp) * 4 + group;
                 float key[8], value[8];
                 spread(k[a], key), spread(v[a], value);
 #pragma unroll
-                for (int b = 0; b < BEAMS; b++) {
-                    const bool seen = place < end && step.visible[(row * BEAMS + b) * step.capacity + (place < end ? place : 0)];
-                    take(states[b], seen, dot(query[b], key), value);
-                }
+                for (int b = 0; b < BEAMS; b++) take(states[b], seen[a] >> b & 1, dot(query[b], key), value);
             }
         }
         if (part == 0 && warp == 0) {  // the new keys: each beam sees its own
-            const bool live = group < BEAMS;
-            const Word* source = step.qkv + (row * BEAMS + (live ? group : 0)) * (3 * WIDTH / 2) + head * (HEAD / 2) + eight / 2;
-            const uint4 newest = await_eight(source + WIDTH / 2, turn), its = await_eight(source + WIDTH, turn);
-            __syncwarp();
+            const uint4 its_key = make_uint4(own[0], own[1], own[2], own[3]), its_value = make_uint4(own[4], own[5], own[6], own[7]);
             float key[8], value[8];
-            spread(newest, key), spread(its, value);
+            spread(its_key, key), spread(its_value, value);
 #pragma unroll
-            for (int b = 0; b < BEAMS; b++) take(states[b], live && b == group, dot(query[b], key), value);
-            if (live) {
+            for (int b = 0; b < BEAMS; b++) take(states[b], newest && b == group, dot(query[b], key), value);
+            if (newest) {
                 const long long slot = step.slots[group];
-                *(uint4*)(keys + slot * HEAD + eight) = newest;
-                *(uint4*)(values + slot * HEAD + eight) = its;
+                *(uint4*)(keys + slot * HEAD + eight) = its_key;
+                *(uint4*)(values + slot * HEAD + eight) = its_value;
             }
         }
 #pragma unroll
@@ -604,7 +641,7 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
             }
             const float scale = mass > 0.0f ? 1.0f / mass : 0.0f;  // a part may hold no key that this beam sees
             const int pair = head * (HEAD / 2) + two / 2;
-            store_word(step.mixed + sequence * (WIDTH / 2) + place_of(pair), paired(mixed[0] * scale, mixed[1] * scale), turn);
+            store_word(step.mixed + sequence * (WIDTH / 2) + pair, paired(mixed[0] * scale, mixed[1] * scale), turn);
             if (two == 0) {
                 Word* stats = step.stats + 2 * (sequence * HEADS + head);
                 store_word(stats, float_to_bits(top), turn), store_word(stats + 1, float_to_bits(mass), turn);
@@ -614,42 +651,53 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
     }
 }
 
-// Attention's parts put together, as inputs of the warp's tiles: its slice is two heads.
-__device__ __forceinline__ void gather(const Step& step, int parts, uint2* inputs, unsigned turn) {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, m = lane >> 2, t = lane & 3;
-    float sums[2 * STEPS][2], top[2] = {LOWEST, LOWEST}, mass[2] = {0.0f, 0.0f};
+// Attention's parts put together, as inputs of the warp's tiles: its slice is two heads, and a lane's numbers are of one of them.
+__device__ __forceinline__ void gather(const Step& step, int parts, uint2* inputs, unsigned* space, unsigned turn) {
+    constexpr int AT_ONCE = COUNT <= 3 ? 2 : 1, N = AT_ONCE * COUNT;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, head = 2 * warp + (lane >> 4);
+    float sums[COUNT][4], top[COUNT], mass[COUNT];
 #pragma unroll
-    for (int c = 0; c < 2 * STEPS; c++) sums[c][0] = sums[c][1] = 0.0f;
-    if (m < COUNT)
-        for (int p = 0; p < parts; p++) {
-            const int sequence = p * COUNT + m;
-            unsigned pairs[2 * STEPS], stats[4];
-            await_words<8>(step.mixed + sequence * (WIDTH / 2) + (warp * 4 + t) * 16, turn, pairs);
-            await_words<2>(step.stats + 2 * (sequence * HEADS + 2 * warp), turn, stats);
+    for (int m = 0; m < COUNT; m++) sums[m][0] = sums[m][1] = sums[m][2] = sums[m][3] = mass[m] = 0.0f, top[m] = LOWEST;
+    for (int p = 0; p < parts; p += AT_ONCE) {
+        const int here = (parts - p < AT_ONCE ? parts - p : AT_ONCE) * COUNT;
+        unsigned got[4 * N];
+        await_words<2 * N>(
+            [&](int i) {
+                const int sequence = p * COUNT + i / 2;
+                return i % 2 ? step.stats + 2 * (sequence * HEADS + head) : step.mixed + sequence * (WIDTH / 2) + warp * (SLICE / 2) + 2 * lane;
+            },
+            2 * here, turn, got
+        );
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const float its_top = bits_to_float(stats[2 * h]), higher = fmaxf(top[h], its_top);
-                const float old = __expf(top[h] - higher), its = bits_to_float(stats[2 * h + 1]) * __expf(its_top - higher);
-                mass[h] = mass[h] * old + its, top[h] = higher;
-#pragma unroll
-                for (int c = h * STEPS; c < (h + 1) * STEPS; c++) {
-                    sums[c][0] = sums[c][0] * old + low(pairs[c]) * its;
-                    sums[c][1] = sums[c][1] * old + high(pairs[c]) * its;
-                }
+        for (int i = 0; i < N; i++)
+            if (i < here) {
+                const int m = i % COUNT;
+                const unsigned* its = got + 4 * i;
+                const float its_top = bits_to_float(its[2]), higher = fmaxf(top[m], its_top);
+                const float old = __expf(top[m] - higher), share = bits_to_float(its[3]) * __expf(its_top - higher);
+                mass[m] = mass[m] * old + share, top[m] = higher;
+                sums[m][0] = sums[m][0] * old + low(its[0]) * share, sums[m][1] = sums[m][1] * old + high(its[0]) * share;
+                sums[m][2] = sums[m][2] * old + low(its[1]) * share, sums[m][3] = sums[m][3] * old + high(its[1]) * share;
             }
-        }
-    __syncwarp();
-#pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-        const int h = 2 * s / STEPS;
-        inputs[s].x = m < COUNT ? paired(sums[2 * s][0] / mass[h], sums[2 * s][1] / mass[h]) : 0;
-        inputs[s].y = m < COUNT ? paired(sums[2 * s + 1][0] / mass[h], sums[2 * s + 1][1] / mass[h]) : 0;
     }
+    unsigned pairs[2 * COUNT];
+#pragma unroll
+    for (int m = 0; m < COUNT; m++) {
+        const float scale = 1.0f / mass[m];
+        pairs[2 * m] = paired(sums[m][0] * scale, sums[m][1] * scale), pairs[2 * m + 1] = paired(sums[m][2] * scale, sums[m][3] * scale);
+    }
+    exchange(pairs, inputs, space);
 }
 
 // --------------------------------------------------------------------------------------------------------------------- step
 
 #define MOST(a, b) ((a) > (b) ? (a) : (b))
+#define AT_ONCE (COUNT < 3 ? COUNT : 3)  // sequences whose inner activations are on their way at once
+#if TRACE
+#define NOTE(phase) if (blockIdx.x == 0 && threadIdx.x == 0) step.trace[l * PHASES + (phase)] = clock_now()
+#else
+#define NOTE(phase)
+#endif
 #define MOST_SHARE MOST(FC_SHARE, CODE_SHARE)
 // Shared memory, in bytes: the ring; parts of sums, twice, so that one phase's are read while the next one's are written; sums of the norms,
 // likewise; inputs of the warps; attention; the table of layers; arrivals.
@@ -671,7 +719,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step 
     unsigned* own_inputs = (unsigned*)(space += 2 * FOR_NORMS);
     float* queries = (float*)(space += FOR_INPUTS);
     float* merge = queries + BEAMS * HEAD;
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     own_inputs += warp * COUNT * 72;
     for (int i = threadIdx.x; i < FOR_LAYERS / 8; i += THREADS) ((Address*)layers)[i] = ((const Address*)step.layers)[i];
 #if BULK
@@ -690,98 +738,122 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step 
     const float4 nothing = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     Word *deltas_out = step.deltas, *deltas_proj = step.deltas + COUNT * (WIDTH / 2);
     float *even = parts, *odd = parts + FOR_PARTS / 4;
+    const int column = 4 * threadIdx.x;
     for (int l = 0; l < LAYERS; l++) {
         const Layer& layer = layers[l];
+        if (l + 1 < LAYERS) {  // norms and biases of the next layer, or each would be a trip to memory that everybody waits for
+            const Layer& next = layers[l + 1];
+            if (blockIdx.x == l % GRID)
+                foresee(next.gain1, WIDTH), foresee(next.shift1, WIDTH), foresee(next.gain2, WIDTH), foresee(next.shift2, WIDTH);
+            if (blockIdx.x == (l + 1) % GRID)
+                foresee(next.qkv_bias, 3 * WIDTH), foresee(next.out_bias, WIDTH), foresee(next.fc_bias, INNER), foresee(next.proj_bias, WIDTH);
+        }
 
         // Phase 1
-        if (l > 0) stream.add(deltas_proj, turn);
-        turn++;
         {
+            const float4 gain = constant4(layer.gain1 + column), shift = constant4(layer.shift1 + column);
+            Mine<QKV_SHARE> mine(layer.qkv_bias);
+            if (l > 0) stream.add(deltas_proj, turn);
+            turn++;
+            NOTE(0);
             Stream normed = stream;
-            normed.norm(layer.gain1, layer.shift1, norms);
+            normed.norm(gain, shift, norms);
             normed.to_inputs(inputs, own_inputs);
-        }
-        for (int n = 0; n < TILES(QKV_SHARE); n++) {
-            float4 sums = nothing;
-            tiles.multiply_next(sums, inputs);
-            put(sums, 16 * n, QKV_SHARE, even);
-        }
-        __syncthreads();
-        for (int i = threadIdx.x; i < QKV_SHARE / 2 * COUNT; i += THREADS) {
-            const int m = i / (QKV_SHARE / 2), row = 2 * (i % (QKV_SHARE / 2)), output = blockIdx.x * QKV_SHARE + row;
-            const float first = total(even, row, QKV_SHARE, m) + constant(layer.qkv_bias + output);
-            const float second = total(even, row + 1, QKV_SHARE, m) + constant(layer.qkv_bias + output + 1);
-            store_word(step.qkv + m * (3 * WIDTH / 2) + output / 2, paired(first, second), turn);
+            for (int n = 0; n < TILES(QKV_SHARE); n++) {
+                float4 sums = nothing;
+                tiles.multiply_next(sums, inputs);
+                put(sums, 16 * n, QKV_SHARE, even);
+            }
+            __syncthreads();
+            NOTE(1);
+            mine.finish(even, [&](int m, int output, float first, float second) {
+                store_word(step.qkv + m * (3 * WIDTH / 2) + output / 2, paired(first, second), turn);
+            });
         }
 
         // Phase 2
         attend(step, l, used, pieces, queries, merge, turn);
+        NOTE(2);
 
         // Phase 3
-        gather(step, pieces, inputs, turn);
-        for (int n = 0; n < TILES(OUT_SHARE); n++) {
-            float4 sums = nothing;
-            tiles.multiply_next(sums, inputs);
-            put(sums, 16 * n, OUT_SHARE, odd);
-        }
-        __syncthreads();
-        for (int i = threadIdx.x; i < OUT_SHARE / 2 * COUNT; i += THREADS) {
-            const int m = i / (OUT_SHARE / 2), row = 2 * (i % (OUT_SHARE / 2)), output = blockIdx.x * OUT_SHARE + row;
-            const float first = total(odd, row, OUT_SHARE, m) + constant(layer.out_bias + output);
-            const float second = total(odd, row + 1, OUT_SHARE, m) + constant(layer.out_bias + output + 1);
-            store_word(deltas_out + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
+        {
+            Mine<OUT_SHARE> mine(layer.out_bias);
+            gather(step, pieces, inputs, own_inputs, turn);
+            NOTE(3);
+            for (int n = 0; n < TILES(OUT_SHARE); n++) {
+                float4 sums = nothing;
+                tiles.multiply_next(sums, inputs);
+                put(sums, 16 * n, OUT_SHARE, odd);
+            }
+            __syncthreads();
+            NOTE(4);
+            mine.finish(odd, [&](int m, int output, float first, float second) {
+                store_word(deltas_out + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
+            });
         }
 
         // Phase 4
-        stream.add(deltas_out, turn);
         {
+            const float4 gain = constant4(layer.gain2 + column), shift = constant4(layer.shift2 + column);
+            Mine<FC_SHARE> mine(layer.fc_bias);
+            stream.add(deltas_out, turn);
+            NOTE(5);
             Stream normed = stream;
-            normed.norm(layer.gain2, layer.shift2, norms + FOR_NORMS / 4);
+            normed.norm(gain, shift, norms + FOR_NORMS / 4);
             normed.to_inputs(inputs, own_inputs);
-        }
-        for (int n = 0; n < TILES(FC_SHARE); n++) {
-            float4 sums = nothing;
-            tiles.multiply_next(sums, inputs);
-            put(sums, 16 * n, FC_SHARE, even);
-        }
-        __syncthreads();
-        for (int i = threadIdx.x; i < FC_SHARE / 2 * COUNT; i += THREADS) {
-            const int m = i / (FC_SHARE / 2), row = 2 * (i % (FC_SHARE / 2)), output = blockIdx.x * FC_SHARE + row;
-            float both[2];
-#pragma unroll
-            for (int j = 0; j < 2; j++) {
-                const float sum = total(even, row + j, FC_SHARE, m) + constant(layer.fc_bias + output + j);
-                const float inner = 0.7978845608028654f * (sum + 0.044715f * sum * sum * sum);
-                both[j] = sum / (1.0f + __expf(-2.0f * inner));
+            for (int n = 0; n < TILES(FC_SHARE); n++) {
+                float4 sums = nothing;
+                tiles.multiply_next(sums, inputs);
+                put(sums, 16 * n, FC_SHARE, even);
             }
-            store_word(step.hidden + m * (INNER / 2) + place_of(output / 2), paired(both[0], both[1]), turn);
+            __syncthreads();
+            NOTE(6);
+            mine.finish(even, [&](int m, int output, float first, float second) {
+                store_word(step.hidden + m * (INNER / 2) + output / 2, paired(gelu(first), gelu(second)), turn);
+            });
         }
 
         // Phase 5
         {
+            Mine<OUT_SHARE> mine(layer.proj_bias);
+            unsigned pairs[4][2 * COUNT];  // a quarter after the other, of each sequence
+#pragma unroll
+            for (int first = 0; first < COUNT; first += AT_ONCE) {
+                const int here = COUNT - first < AT_ONCE ? COUNT - first : AT_ONCE;
+                unsigned got[8 * AT_ONCE];
+                await_words<4 * AT_ONCE>(
+                    [&](int i) { return step.hidden + (4 * first + i) * (WIDTH / 2) + warp * (SLICE / 2) + 2 * lane; }, 4 * here, turn, got
+                );
+#pragma unroll
+                for (int i = 0; i < 4 * AT_ONCE; i++)
+                    if (i < 4 * here) pairs[i % 4][2 * (first + i / 4)] = got[2 * i], pairs[i % 4][2 * (first + i / 4) + 1] = got[2 * i + 1];
+            }
+            NOTE(7);
             float4 sums[TILES(OUT_SHARE)];
 #pragma unroll
             for (int n = 0; n < TILES(OUT_SHARE); n++) sums[n] = nothing;
-#pragma unroll 1
+#pragma unroll
             for (int quarter = 0; quarter < 4; quarter++) {
-                take_inputs(inputs, step.hidden + (g < COUNT ? g : 0) * (INNER / 2) + (quarter * WARPS + warp) * (SLICE / 2), turn);
+                exchange(pairs[quarter], inputs, own_inputs);
 #pragma unroll
                 for (int n = 0; n < TILES(OUT_SHARE); n++) tiles.multiply_next(sums[n], inputs);
             }
 #pragma unroll
             for (int n = 0; n < TILES(OUT_SHARE); n++) put(sums[n], 16 * n, OUT_SHARE, odd);
-        }
-        __syncthreads();
-        for (int i = threadIdx.x; i < OUT_SHARE / 2 * COUNT; i += THREADS) {
-            const int m = i / (OUT_SHARE / 2), row = 2 * (i % (OUT_SHARE / 2)), output = blockIdx.x * OUT_SHARE + row;
-            const float first = total(odd, row, OUT_SHARE, m) + constant(layer.proj_bias + output);
-            const float second = total(odd, row + 1, OUT_SHARE, m) + constant(layer.proj_bias + output + 1);
-            store_word(deltas_proj + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
+            __syncthreads();
+            NOTE(8);
+            mine.finish(odd, [&](int m, int output, float first, float second) {
+                store_word(deltas_proj + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
+            });
         }
     }
-    stream.add(deltas_proj, turn);
-    stream.norm(step.gain_f, step.shift_f, norms);
-    stream.norm(step.gain_last, step.shift_last, norms + FOR_NORMS / 4);
+    {
+        const float4 gain = constant4(step.gain_f + column), shift = constant4(step.shift_f + column);
+        const float4 gain2 = constant4(step.gain_last + column), shift2 = constant4(step.shift_last + column);
+        stream.add(deltas_proj, turn);
+        stream.norm(gain, shift, norms);
+        stream.norm(gain2, shift2, norms + FOR_NORMS / 4);
+    }
     stream.to_inputs(inputs, own_inputs);
     for (int n = 0; n < TILES(CODE_SHARE); n++) {
         float4 sums = nothing;

@@ -21,7 +21,7 @@ from indextts.models.gpt import UnifiedVoice
 from indextts.models.gpt2 import Conv1D, GPT2Block
 
 MOST_SEQUENCES, MOST_BEAMS = 8, 4
-MOST_PARTS = 8  # as in the kernel's source
+MOST_PARTS, PHASES = 8, 9  # as in the kernel's source
 HEAD_WIDTH, CHUNK = 64, 256
 SLICE, TILE_BYTES = 128, 16 * (128 + 8) * 2  # of the inner width, a warp's; of a tile of weights
 _RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system keeps
@@ -48,9 +48,9 @@ _POINTERS = (
 
 
 class Step(ctypes.Structure):
-    """The kernel's one argument: addresses, and the capacity of the cache."""
+    """The kernel's one argument: addresses, the capacity of the cache, and where to note the clock."""
 
-    _fields_ = [*((name, ctypes.c_void_p) for name in _POINTERS), ("capacity", ctypes.c_longlong)]
+    _fields_ = [*((name, ctypes.c_void_p) for name in _POINTERS), ("capacity", ctypes.c_longlong), ("trace", ctypes.c_void_p)]
 
 
 Defines = Mapping[str, int]
@@ -85,6 +85,7 @@ class OneKernel:
             self._launches = torch.zeros(2, dtype=torch.int32, device=self._table.device)
         self.blocks = blocks_of(gpt.config.model_dim, blocks)
         self._scratch: dict[int, list[Tensor]] = {}
+        self.trace: Tensor | None = None  # (layers, PHASES) int32: the first block's clock at each of its phases' ends is noted here
 
     def __call__(self, gpt: UnifiedVoice, x: Tensor, cache: StaticCache, bucket: Bucket) -> Tensor:
         """Logits (B, b, V) float32 of embeddings (B, b, D); see :func:`indextts.engine.kernels.decode.feed`."""
@@ -103,7 +104,8 @@ class OneKernel:
             "WIDTH": width, "HEADS": cache.heads, "LAYERS": cache.layers, "CODES": logits.shape[-1], "ROWS": rows, "BEAMS": beams,
             "GRID": self.blocks, "HALF": half, **{name.upper(): int(value) for name, value in asdict(self.layout).items()},
         }  # fmt: skip
-        self.launch(defines, Step(*pointers, bucket.keys))
+        trace = self.trace
+        self.launch({**defines, "TRACE": int(trace is not None)}, Step(*pointers, bucket.keys, None if trace is None else trace.data_ptr()))
         return logits
 
     def _buffers(self, count: int, width: int, kv: Tensor) -> list[Tensor]:
