@@ -2,7 +2,7 @@
 
 The kernels are in :mod:`indextts.engine.kernels`, written in Triton, which need not be installed, and one in CUDA C++. Each equals some
 lines of torch that stay the oracle: before a stage uses its kernels they are compared with those lines on random data on the very device,
-once per number format. If Triton is missing, the device is none of CUDA's, or the comparison fails, the stage runs in torch and one log line
+once per number format. If Triton is missing, the device is none of CUDA's, or the comparison fails, the stage runs in torch and a log line
 says why.
 """
 

@@ -320,9 +320,11 @@ class StageSwitches:
                 return decode.feed
             from indextts.engine.kernels import one_kernel
 
-            if one_kernel.unsuitable(self.gpt):
+            launch, blocks = one_kernel.launcher(self.device)
+            if problem := one_kernel.unsuitable(self.gpt, blocks):
+                logger.info("a decode step takes several kernels: one is not made for these weights: %s", problem)
                 return decode.feed
-            return one_kernel.OneKernel(self.gpt, *one_kernel.launcher(self.device), decode.feed)
+            return one_kernel.OneKernel(self.gpt, launch, blocks, decode.feed)
         return None
 
 

@@ -38,7 +38,7 @@ struct Barrier {
     long generation = 0;
 };
 struct Block {
-    Barrier all;
+    Barrier all, computing;
     std::vector<Barrier> warps;
     std::vector<float> lanes;
     std::vector<std::array<char, 32>> gifts;
@@ -177,23 +177,30 @@ static inline void multiply(float4& sums, uint4 a, uint2 b) {
     }
 }
 
-// A copy is made at once. An arrival holds the bytes announced and not yet there, and how often all were.
-static inline void begin_arrivals(unsigned long long* arrival) { *arrival = 0; }
+// A copy is made at once. An arrival counts, from the lowest bits on, how often it flipped (8 bits), who is missing (8), how many it was made
+// for (8), and the bytes announced and not yet there.
+static inline void settle(unsigned long long* arrival) {
+    if (!(*arrival >> 8 & 255) && !(*arrival >> 24)) *arrival = ((*arrival + 1) & 255) | (*arrival >> 16 & 255) << 8 | (*arrival & 0xff0000);
+}
+static inline void begin_arrival(unsigned long long* arrival, unsigned count) { *arrival = count << 8 | count << 16; }
 static inline void arrivals_begun() {}
+static inline void arrive(unsigned long long* arrival) {
+    *arrival -= 256;
+    settle(arrival);
+}
 static inline void announce(unsigned bytes, unsigned long long* arrival) {
-    *arrival += bytes ? (unsigned long long)bytes << 32 : 1;
+    *arrival += ((unsigned long long)bytes << 24) - 256;
+    settle(arrival);
 }
 static inline void send(T* to, const T* from, unsigned bytes, unsigned long long* arrival) {
     memcpy(to, from, bytes);
-    *arrival -= (unsigned long long)bytes << 32;
-    *arrival += *arrival >> 32 == 0;
+    *arrival -= (unsigned long long)bytes << 24;
+    settle(arrival);
 }
 static inline void await(unsigned long long* arrival, unsigned parity) {
     while ((*arrival & 1) == parity) fibers::give_way();
 }
-static inline void send16(T* to, const T* from) { memcpy(to, from, 16); }
-static inline void sent() {}
-static inline void await_all_but_ring() {}
+#define meet() fibers::meet(fibers::blocks[fibers::current->block].computing, THREADS)
 
 // Run `kernel(step)` on a grid; returns how many fibers never ended because all others waited too.
 template <typename Step>

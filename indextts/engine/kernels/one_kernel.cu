@@ -4,8 +4,8 @@
 // memory: each begins with an idle device and ends with one. Here each block has a multiprocessor to itself and owns some outputs of every
 // product, and three things keep it busy:
 //
-// - Weights come in all the time. A warp has a slice of the inner width, knows which tiles of weights (16 outputs by its slice) it will
-//   multiply from the first layer to the last, and has the next RING of them under way to shared memory, whatever the phase.
+// - Weights come in all the time. One warp does nothing but send for rows of weights, from the first layer to the last, as soon as there
+//   is room in a ring of shared memory; the others multiply them, whatever the phase.
 // - Blocks never meet at a barrier. What a block computes it stores as words of 64 bits, two numbers and the number of the turn, and who
 //   needs a word reads it until the turn is right (the protocol that NCCL calls LL): one trip through the L2 cache instead of a fence, a
 //   counter, and then the data.
@@ -20,9 +20,9 @@
 // layer knows that all have ended the same phase of this one.
 //
 // Given at compile time: WIDTH (a multiple of 256), HEADS (of 64), LAYERS, CODES (outputs of the head), ROWS and BEAMS (ROWS * BEAMS
-// sequences, at most 8), GRID (blocks, no more than the device has multiprocessors; 2 * GRID divides WIDTH), RING, HALF (1: float16, 0:
-// bfloat16), BULK (1: tiles are copied by the bulk copy engine, sm_90; 0: by the threads, sm_80), PART (old keys that are worth a block), TRACE (1:
-// note the clock).
+// sequences, at most 8), GRID (blocks, no more than the device has multiprocessors; WIDTH / GRID is even and at most 16), RING (units of
+// weights in shared memory, each WIDTH / GRID rows), HALF (1: float16, 0: bfloat16), PART (old keys that are worth a block), TRACE (1: note
+// the clock). Compute capability 9.0 or later.
 
 typedef unsigned short T;  // a 16-bit number, as bits
 typedef unsigned long long Address;
@@ -30,22 +30,18 @@ typedef unsigned long long Address;
 #define COUNT (ROWS * BEAMS)
 #define INNER (4 * WIDTH)
 #define WARPS (WIDTH / 128)
-#define THREADS (32 * WARPS)
-#define SLICE 128                 // of the inner width that a warp has; of c_proj's four times as much
+#define THREADS (32 * WARPS)      // that compute; one more warp sends for weights
+#define SLICE 128                 // of the inner width that a warp has
 #define HEAD 64
-#define STEPS (SLICE / 16)        // of a product with a tile
-#define STRIDE (SLICE + 8)        // numbers from row to row of a tile, so that eight rows lie in different banks
-#define TILE (16 * STRIDE)
-#define EVEN_SHARE(outputs) (((outputs) + 2 * GRID - 1) / (2 * GRID) * 2)  // of a block
-#define QKV_SHARE EVEN_SHARE(3 * WIDTH)
-#define OUT_SHARE EVEN_SHARE(WIDTH)
-#define FC_SHARE EVEN_SHARE(INNER)
-#define CODE_SHARE EVEN_SHARE(CODES)
-#define TILES(share) (((share) + 15) / 16)
-#define UNITS (TILES(QKV_SHARE) + TILES(OUT_SHARE) + TILES(FC_SHARE) + 4 * TILES(OUT_SHARE))  // tiles of a layer
-#define ALL_UNITS (LAYERS * UNITS + TILES(CODE_SHARE))
+#define STEPS (SLICE / 16)        // of a product with a unit
+#define SHARE (WIDTH / GRID)      // outputs of a block, and rows of a unit of weights
+#define STRIDE (WIDTH + 8)        // numbers from row to row of a unit, so that eight rows lie in different banks
+#define UNIT (SHARE * STRIDE)
+#define CODE_UNITS ((CODES + SHARE * GRID - 1) / (SHARE * GRID))  // c_attn has 3, attention's c_proj 1, c_fc 4, the other c_proj 4 quarters
+#define UNITS 12                  // of a layer
+#define ALL_UNITS (LAYERS * UNITS + CODE_UNITS)
 #define LOWEST (-1e30f)
-#define AHEAD 4                   // keys of a lane that are on their way at once
+#define AHEAD (BEAMS > 2 ? 3 : 4)                   // keys of a lane that are on their way at once
 #define MOST_PARTS 8
 #define PHASES 9
 
@@ -186,16 +182,19 @@ __device__ __forceinline__ void multiply(float4& sums, uint4 a, uint2 b) {
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
-// Copies to shared memory that go on by themselves. BULK: a lane sends for a whole row, and a number in shared memory, `arrival`, flips when
-// all that was announced is there. Otherwise lanes send for 16 bytes each, and count how many tiles they sent for later.
-#if BULK
+// Copies to shared memory that go on by themselves. An arrival is a number in shared memory that flips when as many have arrived as it was
+// made for, and all bytes that were announced.
 __device__ __forceinline__ unsigned shared_address(const void* pointer) { return (unsigned)__cvta_generic_to_shared(pointer); }
 
-__device__ __forceinline__ void begin_arrivals(Address* arrival) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(arrival)) : "memory");
+__device__ __forceinline__ void begin_arrival(Address* arrival, unsigned count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(arrival)), "r"(count) : "memory");
 }
 
 __device__ __forceinline__ void arrivals_begun() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+__device__ __forceinline__ void arrive(Address* arrival) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(arrival)) : "memory");
+}
 
 __device__ __forceinline__ void announce(unsigned bytes, Address* arrival) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(arrival)), "r"(bytes) : "memory");
@@ -216,15 +215,9 @@ __device__ __forceinline__ void await(Address* arrival, unsigned parity) {
             : "r"(shared_address(arrival)), "r"(parity)
             : "memory");
 }
-#else
-__device__ __forceinline__ void send16(T* to, const T* from) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory");
-}
 
-__device__ __forceinline__ void sent() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-__device__ __forceinline__ void await_all_but_ring() { asm volatile("cp.async.wait_group %0;" ::"n"(RING - 1) : "memory"); }
-#endif
+// A barrier of the threads that compute.
+__device__ __forceinline__ void meet() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
 #endif
 
 // ------------------------------------------------------------------------------------------------------------------ numbers
@@ -294,100 +287,81 @@ __device__ __forceinline__ void foresee(const float* from, int count) {
 
 // ----------------------------------------------------------------------------------------------------------------- weights
 
-// A warp's tiles of weights, in the order of their use.
-struct Tiles {
-    const Layer* layers;
-    const T* codes;
-    T* ring;            // (RING, TILE)
-    Address* arrivals;  // (RING)
-    int sent_units, sent_slot, used_slot, used_parity;
-
-    __device__ __forceinline__ void begin(const Layer* all, const T* head, T* space, Address* flags) {
-        layers = all, codes = head, ring = space, arrivals = flags;
-        sent_units = sent_slot = used_slot = used_parity = 0;
-        for (int i = 0; i < RING; i++) send_next();
-    }
-
-    // Where the first row of unit number `sent_units` lies, how far it is to the next row, and how many there are.
-    __device__ __forceinline__ const T* next_source(int warp, int& inner, int& rows) const {
-        const int l = sent_units / UNITS;
-        int n = sent_units - l * UNITS, share = QKV_SHARE, outputs = 3 * WIDTH, column = warp * SLICE;
-        inner = WIDTH;
-        const T* weight;
-        if (l >= LAYERS) {
-            weight = codes, share = CODE_SHARE, outputs = CODES;
-        } else if (n < TILES(QKV_SHARE)) {
-            weight = layers[l].qkv;
-        } else if ((n -= TILES(QKV_SHARE)) < TILES(OUT_SHARE)) {
-            weight = layers[l].out, share = OUT_SHARE, outputs = WIDTH;
-        } else if ((n -= TILES(OUT_SHARE)) < TILES(FC_SHARE)) {
-            weight = layers[l].fc, share = FC_SHARE, outputs = INNER;
-        } else {
-            n -= TILES(FC_SHARE);
-            weight = layers[l].proj, share = OUT_SHARE, outputs = WIDTH, inner = INNER;
-            column += n / TILES(OUT_SHARE) * WIDTH, n %= TILES(OUT_SHARE);
-        }
-        const int first = blockIdx.x * share + 16 * n, left = share - 16 * n, there = outputs - first;
-        rows = left < 16 ? left : 16;
-        rows = there < rows ? there : rows;
-        return weight + (long long)first * inner + column;
-    }
-
-    __device__ __forceinline__ void send_next() {
-        const int lane = threadIdx.x & 31;
-        __syncwarp();  // all lanes have read what was here
-        if (sent_units < ALL_UNITS) {
-            int inner, rows;
-            const T* from = next_source(threadIdx.x >> 5, inner, rows);
-            T* to = ring + sent_slot * TILE;
-#if BULK
-            if (lane == 0) announce(rows > 0 ? rows * SLICE * sizeof(T) : 0, arrivals + sent_slot);
+// What one warp does, and nothing else: send for all units of weights, each when its place in the ring is free.
+__device__ __forceinline__ void send_all(const Layer* layers, const T* codes, T* ring, Address* full, Address* empty) {
+    const int lane = threadIdx.x & 31;
+    int slot = 0, parity = 1;  // a fresh arrival counts as flipped before
+    for (int l = 0; l <= LAYERS; l++)
+        for (int n = 0; n < (l < LAYERS ? UNITS : CODE_UNITS); n++) {
+            const T* from;  // row `output`, of which there are `inner` numbers a row
+            int output = blockIdx.x * SHARE, inner = WIDTH, rows = SHARE;
+            if (l == LAYERS) {
+                from = codes, output = (blockIdx.x * CODE_UNITS + n) * SHARE;
+                rows = CODES - output < SHARE ? CODES - output : SHARE;
+            } else if (n < 3) {
+                from = layers[l].qkv, output = 3 * output + n * SHARE;
+            } else if (n < 4) {
+                from = layers[l].out;
+            } else if (n < 8) {
+                from = layers[l].fc, output = 4 * output + (n - 4) * SHARE;
+            } else {
+                from = layers[l].proj + (n - 8) * WIDTH, inner = INNER;
+            }
+            if (rows < 0) rows = 0;
+            await(empty + slot, parity);
+            if (lane == 0) announce(rows * WIDTH * sizeof(T), full + slot);
             __syncwarp();
-            if (lane < rows) send(to + lane * STRIDE, from + (long long)lane * inner, SLICE * sizeof(T), arrivals + sent_slot);
-#else
-            for (int row = lane >> 4; row < rows; row += 2)
-                send16(to + row * STRIDE + 8 * (lane & 15), from + (long long)row * inner + 8 * (lane & 15));
-#endif
+            if (lane < rows)
+                send(ring + slot * UNIT + lane * STRIDE, from + (long long)(output + lane) * inner, WIDTH * sizeof(T), full + slot);
+            if (++slot == RING) slot = 0, parity ^= 1;
         }
-#if !BULK
-        sent();
-#endif
-        sent_units++;
-        sent_slot = sent_slot + 1 == RING ? 0 : sent_slot + 1;
-    }
+}
 
-    // sums (16, 8) += the next tile times `inputs`, when it is there; then another one is sent for.
+// The units as the other warps see them, one after the other.
+struct Units {
+    const T* ring;
+    Address *full, *empty;
+    int slot, parity;
+
+    // sums (16, 8) += the warp's slice of the next unit, when it is there, times `inputs`. Rows beyond the unit's repeat its last one.
     __device__ __forceinline__ void multiply_next(float4& sums, const uint2* inputs) {
-        const int lane = threadIdx.x & 31;
-#if BULK
-        await(arrivals + used_slot, used_parity);
-#else
-        await_all_but_ring();
-        __syncwarp();
-#endif
-        const T* row = ring + used_slot * TILE + ((lane & 7) + (lane & 8)) * STRIDE + (lane >> 4) * 8;
+        const int lane = threadIdx.x & 31, row = (lane & 7) + (lane & 8);
+        const T* from = ring + slot * UNIT + (row < SHARE ? row : SHARE - 1) * STRIDE + (threadIdx.x >> 5) * SLICE + (lane >> 4) * 8;
         float4 odd = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        await(full + slot, parity);
 #pragma unroll
         for (int s = 0; s < STEPS; s += 2) {
-            multiply(sums, load_matrix(row + 16 * s), inputs[s]);
-            multiply(odd, load_matrix(row + 16 * (s + 1)), inputs[s + 1]);
+            multiply(sums, load_matrix(from + 16 * s), inputs[s]);
+            multiply(odd, load_matrix(from + 16 * (s + 1)), inputs[s + 1]);
         }
         sums.x += odd.x, sums.y += odd.y, sums.z += odd.z, sums.w += odd.w;
-        used_slot++;
-        if (used_slot == RING) used_slot = 0, used_parity ^= 1;
-        send_next();
+        __syncwarp();
+        if (lane == 0) arrive(empty + slot);
+        if (++slot == RING) slot = 0, parity ^= 1;
     }
 };
 
-// A warp's part of the sums of 16 outputs goes to `parts` (WARPS, rows, COUNT).
+// A warp's part of the sums of a unit's outputs goes to `parts` (WARPS, rows, COUNT), from row `first` on.
 __device__ __forceinline__ void put(float4 sums, int first, int rows, float* parts) {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, row = first + (lane >> 2), m = 2 * (lane & 3);
-    float* to = parts + (warp * rows + row) * COUNT + m;
-    if (m < COUNT && row < rows) to[0] = sums.x;
-    if (m + 1 < COUNT && row < rows) to[1] = sums.y;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, row = lane >> 2, m = 2 * (lane & 3);
+    float* to = parts + (warp * rows + first + row) * COUNT + m;
+    if (m < COUNT && row < SHARE) to[0] = sums.x;
+    if (m + 1 < COUNT && row < SHARE) to[1] = sums.y;
     to += 8 * COUNT;
-    if (m < COUNT && row + 8 < rows) to[0] = sums.z;
-    if (m + 1 < COUNT && row + 8 < rows) to[1] = sums.w;
+    if (m < COUNT && row + 8 < SHARE) to[0] = sums.z;
+    if (m + 1 < COUNT && row + 8 < SHARE) to[1] = sums.w;
+}
+
+// Products with N units, into `parts` (WARPS, N * SHARE, COUNT); ends with a barrier.
+template <int N>
+__device__ __forceinline__ void multiply_all(Units& units, const uint2* inputs, float* parts) {
+#pragma unroll 1
+    for (int n = 0; n < N; n++) {
+        float4 sums = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        units.multiply_next(sums, inputs);
+        put(sums, n * SHARE, N * SHARE, parts);
+    }
+    meet();
 }
 
 // The sum over the warps.
@@ -399,17 +373,17 @@ __device__ __forceinline__ float total(const float* parts, int row, int rows, in
 }
 
 // The pairs of outputs that a thread finishes; the biases are sent for when it is made.
-template <int SHARE>
+template <int OUTPUTS>
 struct Mine {
-    enum { ROUNDS = (SHARE / 2 * COUNT + THREADS - 1) / THREADS };
+    enum { ROUNDS = (OUTPUTS / 2 * COUNT + THREADS - 1) / THREADS };
     float bias[ROUNDS][2];
 
     __device__ __forceinline__ explicit Mine(const float* biases) {
 #pragma unroll
         for (int r = 0; r < ROUNDS; r++) {
-            const int i = threadIdx.x + r * THREADS, output = blockIdx.x * SHARE + 2 * (i % (SHARE / 2));
-            bias[r][0] = i < SHARE / 2 * COUNT ? constant(biases + output) : 0.0f;
-            bias[r][1] = i < SHARE / 2 * COUNT ? constant(biases + output + 1) : 0.0f;
+            const int i = threadIdx.x + r * THREADS, output = blockIdx.x * OUTPUTS + 2 * (i % (OUTPUTS / 2));
+            bias[r][0] = i < OUTPUTS / 2 * COUNT ? constant(biases + output) : 0.0f;
+            bias[r][1] = i < OUTPUTS / 2 * COUNT ? constant(biases + output + 1) : 0.0f;
         }
     }
 
@@ -418,9 +392,9 @@ struct Mine {
     __device__ __forceinline__ void finish(const float* parts, Use use) const {
 #pragma unroll
         for (int r = 0; r < ROUNDS; r++) {
-            const int i = threadIdx.x + r * THREADS, m = i / (SHARE / 2), row = 2 * (i % (SHARE / 2));
+            const int i = threadIdx.x + r * THREADS, m = i / (OUTPUTS / 2), row = 2 * (i % (OUTPUTS / 2));
             if (m < COUNT)
-                use(m, blockIdx.x * SHARE + row, total(parts, row, SHARE, m) + bias[r][0], total(parts, row + 1, SHARE, m) + bias[r][1]);
+                use(m, blockIdx.x * OUTPUTS + row, total(parts, row, OUTPUTS, m) + bias[r][0], total(parts, row + 1, OUTPUTS, m) + bias[r][1]);
         }
     }
 };
@@ -439,7 +413,7 @@ __device__ __forceinline__ void block_sums(float* values, float* scratch) {
         const float sum = warp_sum(values[m]);
         if (lane == 0) scratch[warp * COUNT + m] = sum;
     }
-    __syncthreads();
+    meet();
 #pragma unroll
     for (int m = 0; m < COUNT; m++) {
         values[m] = 0.0f;
@@ -463,16 +437,19 @@ __device__ __forceinline__ void exchange(const unsigned* pairs, uint2* inputs, u
     }
 }
 
-struct Stream {  // a thread's four numbers of each sequence
+struct Stream {  // a thread's four numbers of each sequence; between phases they are in shared memory
     float4 of[COUNT];
 
-    __device__ __forceinline__ void add(const Word* deltas, unsigned turn) {
+    // Takes them from `kept` (COUNT, THREADS) and adds what came.
+    __device__ __forceinline__ void add(float4* kept, const Word* deltas, unsigned turn) {
         unsigned pairs[2 * COUNT];
         await_words<COUNT>([&](int m) { return deltas + m * (WIDTH / 2) + 2 * threadIdx.x; }, COUNT, turn, pairs);
 #pragma unroll
         for (int m = 0; m < COUNT; m++) {
+            of[m] = kept[m * THREADS + threadIdx.x];
             of[m].x += low(pairs[2 * m]), of[m].y += high(pairs[2 * m]);
             of[m].z += low(pairs[2 * m + 1]), of[m].w += high(pairs[2 * m + 1]);
+            kept[m * THREADS + threadIdx.x] = of[m];
         }
     }
 
@@ -538,7 +515,7 @@ __device__ __forceinline__ int parts_of(int used) {
     return worth < 1 ? 1 : (worth < most ? worth : most);
 }
 
-__device__ __forceinline__ void attend(const Step& step, int layer, int used, int parts, float* queries, float* merge, unsigned turn) {
+__device__ __forceinline__ void attend(const Step& step, int layer, int used, int parts, unsigned* newest, float* queries, float* merge, unsigned turn) {
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 3, eight = 8 * (lane & 7);
     const int span = (used + parts - 1) / parts;
     for (int item = blockIdx.x; item < ROWS * HEADS * parts; item += GRID) {
@@ -561,13 +538,13 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
             }
         };
         fetch(first);  // old keys do not depend on this step: they come in while the queries are awaited
-        const bool newest = part == 0 && warp == 0 && group < BEAMS;
-        unsigned own[8];  // key and value of beam number `group`
-#pragma unroll
-        for (int i = 0; i < 8; i++) own[i] = 0;
-        if (newest) {
+        const bool own = part == 0 && warp == 0 && group < BEAMS;  // key and value of beam number `group` are kept in `newest`
+        if (own) {
             const Word* source = step.qkv + (row * BEAMS + group) * (3 * WIDTH / 2) + head * (HEAD / 2) + eight / 2;
-            await_words<4>([&](int i) { return source + (i / 2 + 1) * (WIDTH / 2) + i % 2 * 2; }, 4, turn, own);
+            unsigned pairs[8];
+            await_words<4>([&](int i) { return source + (i / 2 + 1) * (WIDTH / 2) + i % 2 * 2; }, 4, turn, pairs);
+#pragma unroll
+            for (int i = 0; i < 8; i++) newest[8 * lane + i] = pairs[i];
         }
         for (int i = THREADS - 1 - threadIdx.x; i < BEAMS * HEAD / 4; i += THREADS) {  // the last warps: the first one waits for the keys
             const int beam = i / (HEAD / 4), two = i % (HEAD / 4);
@@ -577,7 +554,7 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
             float* to = queries + beam * HEAD + 4 * two;
             to[0] = low(pairs[0]) * 0.125f, to[1] = high(pairs[0]) * 0.125f, to[2] = low(pairs[1]) * 0.125f, to[3] = high(pairs[1]) * 0.125f;
         }
-        __syncthreads();
+        meet();
         float query[BEAMS][8];
         Softmax states[BEAMS];
 #pragma unroll
@@ -597,12 +574,13 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
             }
         }
         if (part == 0 && warp == 0) {  // the new keys: each beam sees its own
-            const uint4 its_key = make_uint4(own[0], own[1], own[2], own[3]), its_value = make_uint4(own[4], own[5], own[6], own[7]);
+            const uint4 none = make_uint4(0, 0, 0, 0);
+            const uint4 its_key = own ? *(const uint4*)(newest + 8 * lane) : none, its_value = own ? *(const uint4*)(newest + 8 * lane + 4) : none;
             float key[8], value[8];
             spread(its_key, key), spread(its_value, value);
 #pragma unroll
-            for (int b = 0; b < BEAMS; b++) take(states[b], newest && b == group, dot(query[b], key), value);
-            if (newest) {
+            for (int b = 0; b < BEAMS; b++) take(states[b], own && b == group, dot(query[b], key), value);
+            if (own) {
                 const long long slot = step.slots[group];
                 *(uint4*)(keys + slot * HEAD + eight) = its_key;
                 *(uint4*)(values + slot * HEAD + eight) = its_value;
@@ -627,7 +605,7 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
                 for (int i = 0; i < 8; i++) to[eight + i] = states[b].mixed[i];
             if (lane == 0) to[HEAD] = states[b].top, to[HEAD + 1] = states[b].mass;
         }
-        __syncthreads();
+        meet();
         for (int i = threadIdx.x; i < BEAMS * HEAD / 2; i += THREADS) {
             const int beam = i / (HEAD / 2), two = 2 * (i % (HEAD / 2)), sequence = part * COUNT + row * BEAMS + beam;
             float top = LOWEST, mass = 0.0f, mixed[2] = {0.0f, 0.0f};
@@ -647,19 +625,19 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
                 store_word(stats, float_to_bits(top), turn), store_word(stats + 1, float_to_bits(mass), turn);
             }
         }
-        __syncthreads();
+        meet();
     }
 }
 
 // Attention's parts put together, as inputs of the warp's tiles: its slice is two heads, and a lane's numbers are of one of them.
 __device__ __forceinline__ void gather(const Step& step, int parts, uint2* inputs, unsigned* space, unsigned turn) {
-    constexpr int AT_ONCE = COUNT <= 3 ? 2 : 1, N = AT_ONCE * COUNT;
+    constexpr int PARTS_AT_ONCE = COUNT <= 2 ? 2 : 1, N = PARTS_AT_ONCE * COUNT;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, head = 2 * warp + (lane >> 4);
     float sums[COUNT][4], top[COUNT], mass[COUNT];
 #pragma unroll
     for (int m = 0; m < COUNT; m++) sums[m][0] = sums[m][1] = sums[m][2] = sums[m][3] = mass[m] = 0.0f, top[m] = LOWEST;
-    for (int p = 0; p < parts; p += AT_ONCE) {
-        const int here = (parts - p < AT_ONCE ? parts - p : AT_ONCE) * COUNT;
+    for (int p = 0; p < parts; p += PARTS_AT_ONCE) {
+        const int here = (parts - p < PARTS_AT_ONCE ? parts - p : PARTS_AT_ONCE) * COUNT;
         unsigned got[4 * N];
         await_words<2 * N>(
             [&](int i) {
@@ -692,48 +670,52 @@ __device__ __forceinline__ void gather(const Step& step, int parts, uint2* input
 // --------------------------------------------------------------------------------------------------------------------- step
 
 #define MOST(a, b) ((a) > (b) ? (a) : (b))
-#define AT_ONCE (COUNT < 3 ? COUNT : 3)  // sequences whose inner activations are on their way at once
+#define AT_ONCE (COUNT < 2 ? COUNT : 2)  // sequences whose inner activations are on their way at once
 #if TRACE
 #define NOTE(phase) if (blockIdx.x == 0 && threadIdx.x == 0) step.trace[l * PHASES + (phase)] = clock_now()
 #else
 #define NOTE(phase)
 #endif
-#define MOST_SHARE MOST(FC_SHARE, CODE_SHARE)
+#define MOST_OUTPUTS (SHARE * MOST(4, CODE_UNITS))
 // Shared memory, in bytes: the ring; parts of sums, twice, so that one phase's are read while the next one's are written; sums of the norms,
-// likewise; inputs of the warps; attention; the table of layers; arrivals.
-#define FOR_RING (WARPS * RING * TILE * 2)
-#define FOR_PARTS (4 * WARPS * MOST_SHARE * COUNT)
+// likewise; inputs of the warps; the stream; attention; the table of layers; arrivals.
+#define FOR_RING (RING * UNIT * 2)
+#define FOR_PARTS (4 * WARPS * MOST_OUTPUTS * COUNT)
 #define FOR_NORMS (4 * 2 * WARPS * COUNT)
 #define FOR_INPUTS (4 * WARPS * COUNT * 72)
-#define FOR_ATTENTION (4 * BEAMS * (HEAD + WARPS * (HEAD + 2)))
+#define FOR_STREAM (4 * COUNT * WIDTH)
+#define FOR_ATTENTION (4 * (32 * 8 + BEAMS * (HEAD + WARPS * (HEAD + 2))))
 #define FOR_LAYERS (LAYERS * (int)sizeof(Layer))
-#define SHARED_BYTES (FOR_RING + 2 * FOR_PARTS + 2 * FOR_NORMS + FOR_INPUTS + FOR_ATTENTION + FOR_LAYERS + 8 * WARPS * RING)
+#define SHARED_BYTES (FOR_RING + 2 * FOR_PARTS + 2 * FOR_NORMS + FOR_INPUTS + FOR_STREAM + FOR_ATTENTION + FOR_LAYERS + 16 * RING)
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step step) {
+extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) decode_step(const Step step) {
     unsigned char* space = shared_memory;
     T* ring = (T*)space;
     Layer* layers = (Layer*)(space += FOR_RING);
-    Address* arrivals = (Address*)(space += FOR_LAYERS);
-    float* parts = (float*)(space += 8 * WARPS * RING);
+    Address* full = (Address*)(space += FOR_LAYERS);
+    Address* empty = full + RING;
+    float* parts = (float*)(space += 16 * RING);
     float* norms = (float*)(space += 2 * FOR_PARTS);
     unsigned* own_inputs = (unsigned*)(space += 2 * FOR_NORMS);
-    float* queries = (float*)(space += FOR_INPUTS);
+    float4* kept = (float4*)(space += FOR_INPUTS);
+    unsigned* newest = (unsigned*)(space += FOR_STREAM);
+    float* queries = (float*)newest + 32 * 8;
     float* merge = queries + BEAMS * HEAD;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     own_inputs += warp * COUNT * 72;
-    for (int i = threadIdx.x; i < FOR_LAYERS / 8; i += THREADS) ((Address*)layers)[i] = ((const Address*)step.layers)[i];
-#if BULK
-    for (int i = threadIdx.x; i < WARPS * RING; i += THREADS) begin_arrivals(arrivals + i);
+    for (int i = threadIdx.x; i < FOR_LAYERS / 8; i += THREADS + 32) ((Address*)layers)[i] = ((const Address*)step.layers)[i];
+    if (threadIdx.x < RING) begin_arrival(full + threadIdx.x, 1), begin_arrival(empty + threadIdx.x, WARPS);
     arrivals_begun();
-#endif
     __syncthreads();
-    Tiles tiles;
-    tiles.begin(layers, step.codes, ring + warp * RING * TILE, arrivals + warp * RING);
+    if (warp == WARPS) {
+        send_all(layers, step.codes, ring, full, empty);
+        return;
+    }
+    Units units{ring, full, empty, 0, 0};
     unsigned turn = step.launches[1] * LAYERS;
     const int used = (int)step.slots[0], pieces = parts_of(used);
-    Stream stream;
 #pragma unroll
-    for (int m = 0; m < COUNT; m++) stream.of[m] = constant4(step.x + m * WIDTH + 4 * threadIdx.x);
+    for (int m = 0; m < COUNT; m++) kept[m * THREADS + threadIdx.x] = constant4(step.x + m * WIDTH + 4 * threadIdx.x);
     uint2 inputs[STEPS];
     const float4 nothing = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     Word *deltas_out = step.deltas, *deltas_proj = step.deltas + COUNT * (WIDTH / 2);
@@ -752,19 +734,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step 
         // Phase 1
         {
             const float4 gain = constant4(layer.gain1 + column), shift = constant4(layer.shift1 + column);
-            Mine<QKV_SHARE> mine(layer.qkv_bias);
-            if (l > 0) stream.add(deltas_proj, turn);
+            Mine<3 * SHARE> mine(layer.qkv_bias);
+            Stream stream;
+            if (l > 0)
+                stream.add(kept, deltas_proj, turn);
+            else
+#pragma unroll
+                for (int m = 0; m < COUNT; m++) stream.of[m] = kept[m * THREADS + threadIdx.x];
             turn++;
             NOTE(0);
-            Stream normed = stream;
-            normed.norm(gain, shift, norms);
-            normed.to_inputs(inputs, own_inputs);
-            for (int n = 0; n < TILES(QKV_SHARE); n++) {
-                float4 sums = nothing;
-                tiles.multiply_next(sums, inputs);
-                put(sums, 16 * n, QKV_SHARE, even);
-            }
-            __syncthreads();
+            stream.norm(gain, shift, norms);
+            stream.to_inputs(inputs, own_inputs);
+            multiply_all<3>(units, inputs, even);
             NOTE(1);
             mine.finish(even, [&](int m, int output, float first, float second) {
                 store_word(step.qkv + m * (3 * WIDTH / 2) + output / 2, paired(first, second), turn);
@@ -772,20 +753,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step 
         }
 
         // Phase 2
-        attend(step, l, used, pieces, queries, merge, turn);
+        attend(step, l, used, pieces, newest, queries, merge, turn);
         NOTE(2);
 
         // Phase 3
         {
-            Mine<OUT_SHARE> mine(layer.out_bias);
+            Mine<SHARE> mine(layer.out_bias);
             gather(step, pieces, inputs, own_inputs, turn);
             NOTE(3);
-            for (int n = 0; n < TILES(OUT_SHARE); n++) {
-                float4 sums = nothing;
-                tiles.multiply_next(sums, inputs);
-                put(sums, 16 * n, OUT_SHARE, odd);
-            }
-            __syncthreads();
+            multiply_all<1>(units, inputs, odd);
             NOTE(4);
             mine.finish(odd, [&](int m, int output, float first, float second) {
                 store_word(deltas_out + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
@@ -795,18 +771,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step 
         // Phase 4
         {
             const float4 gain = constant4(layer.gain2 + column), shift = constant4(layer.shift2 + column);
-            Mine<FC_SHARE> mine(layer.fc_bias);
-            stream.add(deltas_out, turn);
+            Mine<4 * SHARE> mine(layer.fc_bias);
+            Stream stream;
+            stream.add(kept, deltas_out, turn);
             NOTE(5);
-            Stream normed = stream;
-            normed.norm(gain, shift, norms + FOR_NORMS / 4);
-            normed.to_inputs(inputs, own_inputs);
-            for (int n = 0; n < TILES(FC_SHARE); n++) {
-                float4 sums = nothing;
-                tiles.multiply_next(sums, inputs);
-                put(sums, 16 * n, FC_SHARE, even);
-            }
-            __syncthreads();
+            stream.norm(gain, shift, norms + FOR_NORMS / 4);
+            stream.to_inputs(inputs, own_inputs);
+            multiply_all<4>(units, inputs, even);
             NOTE(6);
             mine.finish(even, [&](int m, int output, float first, float second) {
                 store_word(step.hidden + m * (INNER / 2) + output / 2, paired(gelu(first), gelu(second)), turn);
@@ -815,7 +786,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step 
 
         // Phase 5
         {
-            Mine<OUT_SHARE> mine(layer.proj_bias);
+            Mine<SHARE> mine(layer.proj_bias);
             unsigned pairs[4][2 * COUNT];  // a quarter after the other, of each sequence
 #pragma unroll
             for (int first = 0; first < COUNT; first += AT_ONCE) {
@@ -829,18 +800,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step 
                     if (i < 4 * here) pairs[i % 4][2 * (first + i / 4)] = got[2 * i], pairs[i % 4][2 * (first + i / 4) + 1] = got[2 * i + 1];
             }
             NOTE(7);
-            float4 sums[TILES(OUT_SHARE)];
-#pragma unroll
-            for (int n = 0; n < TILES(OUT_SHARE); n++) sums[n] = nothing;
+            float4 sums = nothing;
 #pragma unroll
             for (int quarter = 0; quarter < 4; quarter++) {
                 exchange(pairs[quarter], inputs, own_inputs);
-#pragma unroll
-                for (int n = 0; n < TILES(OUT_SHARE); n++) tiles.multiply_next(sums[n], inputs);
+                units.multiply_next(sums, inputs);
             }
-#pragma unroll
-            for (int n = 0; n < TILES(OUT_SHARE); n++) put(sums[n], 16 * n, OUT_SHARE, odd);
-            __syncthreads();
+            put(sums, 0, SHARE, odd);
+            meet();
             NOTE(8);
             mine.finish(odd, [&](int m, int output, float first, float second) {
                 store_word(deltas_proj + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
@@ -850,20 +817,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_step(const Step 
     {
         const float4 gain = constant4(step.gain_f + column), shift = constant4(step.shift_f + column);
         const float4 gain2 = constant4(step.gain_last + column), shift2 = constant4(step.shift_last + column);
-        stream.add(deltas_proj, turn);
+        Stream stream;
+        stream.add(kept, deltas_proj, turn);
         stream.norm(gain, shift, norms);
         stream.norm(gain2, shift2, norms + FOR_NORMS / 4);
+        stream.to_inputs(inputs, own_inputs);
     }
-    stream.to_inputs(inputs, own_inputs);
-    for (int n = 0; n < TILES(CODE_SHARE); n++) {
-        float4 sums = nothing;
-        tiles.multiply_next(sums, inputs);
-        put(sums, 16 * n, CODE_SHARE, even);
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < CODE_SHARE * COUNT; i += THREADS) {
-        const int m = i / CODE_SHARE, row = i % CODE_SHARE, output = blockIdx.x * CODE_SHARE + row;
-        if (output < CODES) step.logits[m * CODES + output] = total(even, row, CODE_SHARE, m) + constant(step.code_bias + output);
+    multiply_all<CODE_UNITS>(units, inputs, even);
+    for (int i = threadIdx.x; i < CODE_UNITS * SHARE * COUNT; i += THREADS) {
+        const int m = i / (CODE_UNITS * SHARE), row = i % (CODE_UNITS * SHARE), output = blockIdx.x * CODE_UNITS * SHARE + row;
+        if (output < CODES) step.logits[m * CODES + output] = total(even, row, CODE_UNITS * SHARE, m) + constant(step.code_bias + output);
     }
     // The last block to come here begins the next launch's turns.
     if (threadIdx.x == 0 && add_release(step.launches) == GRID - 1) step.launches[0] = 0, step.launches[1]++;

@@ -23,7 +23,8 @@ from indextts.models.gpt2 import Conv1D, GPT2Block
 MOST_SEQUENCES, MOST_BEAMS = 8, 4
 MOST_PARTS, PHASES = 8, 9  # as in the kernel's source
 HEAD_WIDTH, CHUNK = 64, 256
-SLICE, TILE_BYTES = 128, 16 * (128 + 8) * 2  # of the inner width, a warp's; of a tile of weights
+SLICE, MOST_SHARE = 128, 16  # of the inner width, a warp's; outputs of a block in the smallest product
+LEAST_RING = 3
 _RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system keeps
 
 
@@ -31,19 +32,17 @@ _RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system ke
 class Layout:
     """How the work is cut; what is best is measured on the device.
 
-    ``ring``: tiles of weights that each warp has under way, at most; ``bulk``: tiles are copied by the bulk copy engine (sm_90 and later)
-    instead of by the threads; ``part``: old keys that are worth a block.
+    ``ring``: units of weights in shared memory, at most; ``part``: old keys that are worth a block.
     """
 
-    ring: int = 4
-    bulk: bool = True
+    ring: int = 7
     part: int = 192
 
 
 LAYOUT = Layout()
 _POINTERS = (
-    "layers", "gain_f", "shift_f", "gain_last", "shift_last", "code_bias", "codes", "x", "deltas", "qkv", "mixed", "stats", "hidden", "logits",
-    "keys", "values", "visible", "slots", "launches",
+    "layers", "gain_f", "shift_f", "gain_last", "shift_last", "code_bias", "codes", "x", "deltas", "qkv", "mixed", "stats", "hidden",
+    "logits", "keys", "values", "visible", "slots", "launches",
 )  # fmt: skip
 
 
@@ -73,7 +72,7 @@ class OneKernel:
         otherwise: Callable[[UnifiedVoice, Tensor, StaticCache, Bucket], Tensor],
         layout: Layout = LAYOUT,
     ) -> None:
-        if problem := unsuitable(gpt):
+        if problem := unsuitable(gpt, blocks):
             raise ValueError(problem)
         self.launch, self.otherwise, self.layout = launch, otherwise, layout
         self._kept: list[Tensor] = []  # what the table's addresses point to
@@ -109,7 +108,7 @@ class OneKernel:
         return logits
 
     def _buffers(self, count: int, width: int, kv: Tensor) -> list[Tensor]:
-        """What is added to the stream, queries and keys and values, attention in parts and its scores and masses, inner activations: words."""
+        """Words: what the stream gains, queries and keys and values, attention in parts with scores and masses, inner activations."""
         if count not in self._scratch:
             pairs = ((2, width // 2), (3 * width // 2,), (MOST_PARTS, width // 2), (MOST_PARTS, 2 * width // HEAD_WIDTH), (2 * width,))
             with torch.inference_mode(False):
@@ -130,11 +129,13 @@ class OneKernel:
         return values.data_ptr()
 
 
-def unsuitable(gpt: UnifiedVoice) -> str:
-    """Why the kernel is not made for the layers of ``gpt``; empty if it is."""
+def unsuitable(gpt: UnifiedVoice, blocks: int) -> str:
+    """Why the kernel is not made for the layers of ``gpt`` on a device of ``blocks`` multiprocessors; empty if it is."""
     width, heads = gpt.config.model_dim, gpt.config.heads
     if width % CHUNK or width != HEAD_WIDTH * heads:
         return f"it is made for heads of {HEAD_WIDTH} and widths that are multiples of {CHUNK}, not {heads} heads and a width of {width}"
+    if not blocks_of(width, blocks):
+        return f"it needs {width // MOST_SHARE} multiprocessors, and this device has {blocks}"
     for layer in gpt.gpt.modules():
         if isinstance(layer, Conv1D) and (layer.weight.dtype not in (torch.bfloat16, torch.float16) or layer.weight.stride(0) != 1):
             return "it is made for weights of 16 bits with the inputs innermost"
@@ -142,24 +143,24 @@ def unsuitable(gpt: UnifiedVoice) -> str:
 
 
 def blocks_of(width: int, most: int) -> int:
-    """The largest grid of at most ``most`` blocks in which every block has as many pairs of outputs as the others."""
-    return max(blocks for blocks in range(1, most + 1) if width % (2 * blocks) == 0)
+    """The largest grid of at most ``most`` blocks in which all have as many pairs of outputs; 0 if such a share is beyond the kernel's."""
+    return max((blocks for blocks in range(1, most + 1) if width % (2 * blocks) == 0 and width // blocks <= MOST_SHARE), default=0)
 
 
 def shared_bytes(defines: Defines) -> int:
     """Shared memory of a block; as SHARED_BYTES in the kernel's source."""
-    width, beams, ring, blocks = (defines[name] for name in ("WIDTH", "BEAMS", "RING", "GRID"))
-    count, warps = defines["ROWS"] * beams, width // SLICE
-    share = max(-(-outputs // (2 * blocks)) * 2 for outputs in (4 * width, defines["CODES"]))
-    sums = 2 * (4 * warps * share * count + 4 * 2 * warps * count) + 4 * warps * count * 72
-    attention = 4 * beams * (HEAD_WIDTH + warps * (HEAD_WIDTH + 2))
-    return warps * ring * (TILE_BYTES + 8) + sums + attention + defines["LAYERS"] * 12 * 8
+    width, beams, ring = (defines[name] for name in ("WIDTH", "BEAMS", "RING"))
+    count, warps, share = defines["ROWS"] * beams, width // SLICE, width // defines["GRID"]
+    outputs = share * max(4, -(-defines["CODES"] // width))
+    sums = 2 * (4 * warps * outputs * count + 4 * 2 * warps * count) + 4 * warps * count * 72
+    attention = 4 * (32 * 8 + beams * (HEAD_WIDTH + warps * (HEAD_WIDTH + 2)))
+    return ring * (share * (width + 8) * 2 + 16) + sums + 4 * count * width + attention + defines["LAYERS"] * 12 * 8
 
 
 def fitted(defines: Defines, limit: int) -> dict[str, int]:
     """With as long a ring as ``limit`` bytes of shared memory hold."""
     found = dict(defines)
-    while shared_bytes(found) > limit and found["RING"] > 2:
+    while shared_bytes(found) > limit and found["RING"] > LEAST_RING:
         found["RING"] -= 1
     return found
 
@@ -172,20 +173,23 @@ def source() -> str:
 def launcher(device: torch.device) -> tuple[Launch, int]:
     """What runs the kernel on a CUDA ``device``, in the current stream, and for how many blocks.
 
-    Errors: ``ImportError`` without ``cuda.bindings``, which come with torch for CUDA; ``RuntimeError`` if CUDA or its compiler refuses.
+    Errors: ``ImportError`` without ``cuda.bindings``, which come with torch for CUDA; ``RuntimeError`` for a device older than sm_90, and if
+    CUDA or its compiler refuses.
     """
     from cuda.bindings import driver
 
     facts = torch.cuda.get_device_properties(device)
+    if facts.major < 9:
+        raise RuntimeError(f"it needs compute capability 9.0 or later, and this device has {facts.major}.{facts.minor}")
     limit = int(getattr(facts, "shared_memory_per_block_optin", facts.shared_memory_per_multiprocessor - _RESERVED))
     architecture = f"sm_{facts.major}{facts.minor}"
 
     def launch(defines: Defines, step: Step) -> None:
-        given = fitted({**defines, "BULK": int(bool(defines["BULK"]) and facts.major >= 9)}, limit)
+        given = fitted(defines, limit)
         function = _function(architecture, device.index or 0, tuple(sorted(given.items())))
         argument = (ctypes.c_void_p * 1)(ctypes.addressof(step))
         stream = torch.cuda.current_stream(device).cuda_stream
-        shape = (given["GRID"], 1, 1, given["WIDTH"] // SLICE * 32, 1, 1, shared_bytes(given))
+        shape = (given["GRID"], 1, 1, given["WIDTH"] // SLICE * 32 + 32, 1, 1, shared_bytes(given))
         _checked(driver, driver.cuLaunchCooperativeKernel(function, *shape, stream, ctypes.addressof(argument)))
 
     return launch, int(facts.multi_processor_count)
