@@ -117,7 +117,7 @@ static inline T float_to_bfloat16(float value) {
 static inline float constant(const float* from) { return *from; }
 static inline float4 constant4(const float* from) { return *(const float4*)from; }
 static inline uint4 load_fresh(const T* from) { return *(const uint4*)from; }
-static inline void prefetch(const float*) {}
+static inline void prefetch(const void*) {}
 static inline unsigned clock_now() {
     static unsigned now = 0;
     return ++now;

@@ -21,8 +21,8 @@
 //
 // Given at compile time: WIDTH (a multiple of 256), HEADS (of 64), LAYERS, CODES (outputs of the head), ROWS and BEAMS (ROWS * BEAMS
 // sequences, at most 8), GRID (blocks, no more than the device has multiprocessors; WIDTH / GRID is even and at most 16), RING (units of
-// weights in shared memory, each WIDTH / GRID rows), HALF (1: float16, 0: bfloat16), PART (old keys that are worth a block), TRACE (1: note
-// the clock). Compute capability 9.0 or later.
+// weights in shared memory, each WIDTH / GRID rows), HALF (1: float16, 0: bfloat16), PART (old keys that are worth a block), BACK_OFF
+// (nanoseconds before words that were not there are read again), TRACE (1: note the clock). Compute capability 9.0 or later.
 
 typedef unsigned short T;  // a 16-bit number, as bits
 typedef unsigned long long Address;
@@ -77,7 +77,10 @@ struct Step {
 
 #ifndef EMULATED  // tests/engine/fibers.h has these for the CPU
 #define PAUSE(asked) \
-    if ((asked) >> 24) __trap()  // some ten seconds: an error is better than a device that never answers
+    {                                                                                                             \
+        if (BACK_OFF) __nanosleep(BACK_OFF);                                                                      \
+        if ((asked) >> 24) __trap(); /* some ten seconds: an error is better than a device that never answers */ \
+    }
 extern __shared__ __align__(128) unsigned char shared_memory[];
 
 __device__ __forceinline__ float bits_to_float(unsigned bits) { return __uint_as_float(bits); }
@@ -133,7 +136,7 @@ __device__ __forceinline__ float4 load_fresh4(const float* from) {
     return value;
 }
 
-__device__ __forceinline__ void prefetch(const float* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+__device__ __forceinline__ void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
 __device__ __forceinline__ unsigned clock_now() {
     unsigned now;
@@ -201,9 +204,13 @@ __device__ __forceinline__ void announce(unsigned bytes, Address* arrival) {
 }
 
 __device__ __forceinline__ void send(T* to, const T* from, unsigned bytes, Address* arrival) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
-                 "l"(from), "r"(bytes), "r"(shared_address(arrival))
-                 : "memory");
+    // Weights are to leave the L2 cache first: each is read once in a step, and keys and what blocks tell each other are to stay.
+    asm volatile(
+        "{\n\t.reg .b64 policy;\n\tcreatepolicy.fractional.L2::evict_first.b64 policy, 1.0;\n\t"
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], policy;\n\t}" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"(bytes), "r"(shared_address(arrival))
+        : "memory");
 }
 
 __device__ __forceinline__ void await(Address* arrival, unsigned parity) {
@@ -273,7 +280,8 @@ __device__ __forceinline__ void await_words(Where where, int most, unsigned turn
 #pragma unroll
         for (int i = 0; i < N; i++)
             if (i < most) there = there && pairs[i].y == turn && pairs[i].w == turn;
-        if (!there) PAUSE(asked++);
+        if (!there) PAUSE(asked);
+        asked++;
     } while (!there);
 #pragma unroll
     for (int i = 0; i < N; i++)
@@ -515,6 +523,17 @@ __device__ __forceinline__ int parts_of(int used) {
     return worth < 1 ? 1 : (worth < most ? worth : most);
 }
 
+// Keys and values of a layer that this block will read, into the L2 cache, long before: behind the weights they would take too long.
+__device__ __forceinline__ void foresee_keys(const Step& step, int layer, int used, int parts) {
+    const int span = (used + parts - 1) / parts;
+    for (int item = blockIdx.x; item < ROWS * HEADS * parts; item += GRID) {
+        const int first = item % parts * span, end = first + span < used ? first + span : used;
+        const long long place0 = ((long long)(layer * ROWS + item / parts / HEADS) * HEADS + item / parts % HEADS) * step.capacity;
+        for (int place = first + threadIdx.x; place < end; place += THREADS)
+            prefetch(step.keys + (place0 + place) * HEAD), prefetch(step.values + (place0 + place) * HEAD);
+    }
+}
+
 __device__ __forceinline__ void attend(const Step& step, int layer, int used, int parts, unsigned* newest, float* queries, float* merge, unsigned turn) {
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 3, eight = 8 * (lane & 7);
     const int span = (used + parts - 1) / parts;
@@ -720,10 +739,13 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) decode_step(const 
     const float4 nothing = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     Word *deltas_out = step.deltas, *deltas_proj = step.deltas + COUNT * (WIDTH / 2);
     float *even = parts, *odd = parts + FOR_PARTS / 4;
+    foresee_keys(step, 0, used, pieces);
     const int column = 4 * threadIdx.x;
     for (int l = 0; l < LAYERS; l++) {
         const Layer& layer = layers[l];
-        if (l + 1 < LAYERS) {  // norms and biases of the next layer, or each would be a trip to memory that everybody waits for
+        if (l + 1 < LAYERS) {
+            foresee_keys(step, l + 1, used, pieces);
+            // Norms and biases of the next layer likewise, or each would be a trip to memory that everybody waits for.
             const Layer& next = layers[l + 1];
             if (blockIdx.x == l % GRID)
                 foresee(next.gain1, WIDTH), foresee(next.shift1, WIDTH), foresee(next.gain2, WIDTH), foresee(next.shift2, WIDTH);

@@ -32,11 +32,13 @@ _RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system ke
 class Layout:
     """How the work is cut; what is best is measured on the device.
 
-    ``ring``: units of weights in shared memory, at most; ``part``: old keys that are worth a block.
+    ``ring``: units of weights in shared memory, at most; ``part``: old keys that are worth a block; ``back_off``: nanoseconds before words
+    that were not there are read again.
     """
 
-    ring: int = 7
-    part: int = 192
+    ring: int = 5
+    part: int = 128
+    back_off: int = 0
 
 
 LAYOUT = Layout()
@@ -59,7 +61,7 @@ Launch = Callable[[Defines, Step], None]  # run the kernel that these defines ma
 class OneKernel:
     """:func:`indextts.engine.decode.feed` in one kernel, for the layers of ``gpt`` as they are now.
 
-    ``launch``: runs it on a grid of at most ``blocks``. ``otherwise``: runs what it is not made for.
+    ``launch``: runs it on a grid of at most ``blocks``; ``layout``: :data:`LAYOUT` unless given. ``otherwise``: runs what it is not made for.
     """
 
     whole_step = True
@@ -70,11 +72,11 @@ class OneKernel:
         launch: Launch,
         blocks: int,
         otherwise: Callable[[UnifiedVoice, Tensor, StaticCache, Bucket], Tensor],
-        layout: Layout = LAYOUT,
+        layout: Layout | None = None,
     ) -> None:
         if problem := unsuitable(gpt, blocks):
             raise ValueError(problem)
-        self.launch, self.otherwise, self.layout = launch, otherwise, layout
+        self.launch, self.otherwise, self.layout = launch, otherwise, layout or LAYOUT
         self._kept: list[Tensor] = []  # what the table's addresses point to
         with torch.inference_mode(False), torch.no_grad():
             table = [self._layer(block) for block in gpt.gpt.h if isinstance(block, GPT2Block)]

@@ -29,14 +29,27 @@ def _shaped(
 
 
 @triton.jit
+def _highest(one, count, other, its_count):
+    """The higher of two scores, and how many there are of it: one reduction says both."""
+    total = tl.where(one == other, count + its_count, tl.where(one > other, count, its_count))
+    return tl.maximum(one, other), total
+
+
+@triton.jit
+def _ahead(one, code, score, wait, other, its_code, its_score, its_wait):
+    """Which of two is ahead in the race (of equals the lower code), with all that is known of it."""
+    first = (one > other) | ((one == other) & (code < its_code))
+    return tl.where(first, one, other), tl.where(first, code, its_code), tl.where(first, score, its_score), tl.where(first, wait, its_wait)
+
+
+@triton.jit
 def _kept(scores, at, vocabulary, cut, TOP_P: tl.constexpr, K: tl.constexpr, KEEP: tl.constexpr, LANES: tl.constexpr):
     """What top-k and top-p leave, and the highest score: the k highest are found as groups of equals, which leave together or in part."""
     lane = tl.arange(0, LANES)
     values, counts = tl.full([LANES], -float("inf"), dtype=tl.float32), tl.zeros([LANES], dtype=tl.int32)
-    rest, groups, found = scores, 0, 0
+    rest, ones, groups, found = scores, at * 0 + 1, 0, 0
     while found < K:
-        top = tl.max(rest, axis=0)
-        same = tl.sum((rest == top).to(tl.int32), axis=0)
+        top, same = tl.reduce((rest, ones), 0, _highest)
         values, counts = tl.where(lane == groups, top, values), tl.where(lane == groups, same, counts)
         rest = tl.where(rest == top, -float("inf"), rest)
         found += same
@@ -81,12 +94,11 @@ def shape_and_pick(
         waiting = tl.load(waits + row * vocabulary + at, mask=at < vocabulary, other=1.0)
         race = tl.where(kept, tl.exp(scores - best) / waiting, 0.0)
         for i in range(PICKS):
-            top, code = tl.max(race, axis=0, return_indices=True)
-            hit = at == code
+            top, code, score, wait = tl.reduce((race, at, scores, waiting), 0, _ahead)
             tl.store(picked_code + row * PICKS + i, tl.where(top > 0, code, NOTHING))
-            tl.store(picked_score + row * PICKS + i, tl.sum(tl.where(hit, scores, 0.0), axis=0))
-            tl.store(picked_wait + row * PICKS + i, tl.sum(tl.where(hit, waiting, 0.0), axis=0))
-            race = tl.where(hit, 0.0, race)
+            tl.store(picked_score + row * PICKS + i, score)
+            tl.store(picked_wait + row * PICKS + i, wait)
+            race = tl.where(at == code, 0.0, race)
         scores = tl.where(kept & (at != stop), scores, -float("inf"))
     if LOGS or not SAMPLES:
         for i in range(PICKS):
