@@ -211,7 +211,7 @@ def _further(tts: IndexTTS2) -> list[Switch]:
         if isinstance(getattr(tts, name, None), bool):
             reason = _no_gpu(tts) if needs_gpu else _no_compiler() if name == "compile_decode" else ""
             value = getattr(tts, name) and not reason
-            found.append(replace(_toggle(name, label, value, what, _DROPS, reason), special=name not in ("fusion", "low_memory")))
+            found.append(replace(_toggle(name, label, value, what, _DROPS, reason), special=name not in ("fusion", "one_kernel", "low_memory")))
     if hasattr(tts, "gpt_weights"):
         from indextts.engine.quantise import KINDS, check_weights
 
@@ -271,6 +271,7 @@ def _set_attribute(name: str) -> Callable[[Any, Any], None]:
 
 _FURTHER = {
     "fusion": ("Fused kernels", "Triton kernels that do several small operations in one pass over the data.", True),
+    "one_kernel": ("One kernel a step", "A decode step's layers as one kernel (16 bits, few sequences, sm_90 and later).", True),
     "low_memory": ("Low memory", "Memory before speed, for the same sound: parts visit the device only when they are needed.", False),
     "compile_decode": ("torch.compile of the decoder", "Compiles the decoder's layers, which then replace the fused kernels.", False),
     "channels_last": ("Vocoder: channels last", "Another order of the vocoder's data in memory, which suits some GPUs.", False),

@@ -110,6 +110,10 @@ class SpeedControls:
         fusion = self._stages.fusion
         return fusion.decode is not False and fusion.one_kernel is not False
 
+    @one_kernel.setter
+    def one_kernel(self, on: bool) -> None:
+        self.set_fusion(one_kernel="auto" if on else False)
+
     @property
     def fused(self) -> dict[str, bool]:
         """Which of ``decode``, ``one_kernel``, ``sampler``, ``solver`` and ``vocoder`` run on fused kernels at present."""

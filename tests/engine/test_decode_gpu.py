@@ -48,8 +48,11 @@ def run(
 
 
 def assert_same(a: tuple[GeneratedCodes, torch.Generator], b: tuple[GeneratedCodes, torch.Generator]) -> None:
+    """Equal codes and draws; scores up to rounding, since a captured prefill pads the prefix and so sums in another order."""
     assert a[0].codes.tolist() == b[0].codes.tolist()
-    assert a[0].hypotheses == b[0].hypotheses
+    for ours, theirs in zip(a[0].hypotheses or [], b[0].hypotheses or [], strict=True):
+        assert [h.codes for h in ours] == [h.codes for h in theirs]
+        assert [h.score for h in ours] == pytest.approx([h.score for h in theirs], rel=1e-3)
     assert torch.equal(a[1].get_state(), b[1].get_state())
 
 

@@ -23,6 +23,9 @@ from tests.engine.solver_cases import CPU, assert_same, fast, plain, random_s2me
 from tests.speaking import speak
 
 
+NAMES = ("decode", "one_kernel", "sampler", "solver", "vocoder")
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[IndexTTS2]:
     with IndexTTS2.from_random("small", device="cpu") as tts:
@@ -40,14 +43,14 @@ def test_fusion_is_a_live_switch_that_says_where_it_works(engine: IndexTTS2) -> 
     assert engine.fusion
     assert not any(engine.fused.values())  # a CPU has no kernels
     engine.set_fusion(decode=False)
-    assert engine._stages.fusion.to_dict() == {"decode": False, "sampler": "auto", "solver": "auto", "vocoder": "auto"}
+    assert engine._stages.fusion.to_dict() == {name: name != "decode" and "auto" for name in NAMES}
     engine.fusion = False
     assert not engine.fusion
     with pytest.raises(ValueError, match="fusion of vocoder is 'yes'"):
         engine.set_fusion(vocoder="yes")
     assert not engine.fusion
     engine.fusion = True
-    assert engine._stages.fusion.to_dict() == dict.fromkeys(("decode", "sampler", "solver", "vocoder"), "auto")
+    assert engine._stages.fusion.to_dict() == dict.fromkeys(NAMES, "auto")
 
 
 def test_the_releases_argument_for_a_fused_activation(tmp_path: Path) -> None:
@@ -55,7 +58,7 @@ def test_the_releases_argument_for_a_fused_activation(tmp_path: Path) -> None:
 
     folder = write_random_release(tmp_path, "small")
     with IndexTTS2(model_dir=folder, device="cpu", use_cuda_kernel=False, use_qwen_emo=False) as tts:
-        assert tts._stages.fusion.to_dict() == {"decode": "auto", "sampler": "auto", "solver": "auto", "vocoder": False}
+        assert tts._stages.fusion.to_dict() == {name: name != "vocoder" and "auto" for name in NAMES}
 
 
 def test_switches_that_change_nothing_change_nothing(engine: IndexTTS2) -> None:

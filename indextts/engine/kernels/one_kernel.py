@@ -61,7 +61,7 @@ Launch = Callable[[Defines, Step], None]  # run the kernel that these defines ma
 class OneKernel:
     """:func:`indextts.engine.decode.feed` in one kernel, for the layers of ``gpt`` as they are now.
 
-    ``launch``: runs it on a grid of at most ``blocks``; ``layout``: :data:`LAYOUT` unless given. ``otherwise``: runs what it is not made for.
+    ``launch``: runs it on a grid of at most ``blocks``; ``otherwise``: runs what it is not made for; ``layout``: :data:`LAYOUT` unless given.
     """
 
     whole_step = True
@@ -175,8 +175,8 @@ def source() -> str:
 def launcher(device: torch.device) -> tuple[Launch, int]:
     """What runs the kernel on a CUDA ``device``, in the current stream, and for how many blocks.
 
-    Errors: ``ImportError`` without ``cuda.bindings``, which come with torch for CUDA; ``RuntimeError`` for a device older than sm_90, and if
-    CUDA or its compiler refuses.
+    Errors: ``ImportError`` without ``cuda.bindings``, which come with torch for CUDA; ``RuntimeError`` for a device older than sm_90,
+    and if CUDA or its compiler refuses.
     """
     from cuda.bindings import driver
 
