@@ -33,7 +33,7 @@ def add_options(bench: argparse.ArgumentParser, list_of: Callable[[Any], Any]) -
     bench.add_argument("--attention", type=list_of(str), metavar="A[,A]", help="auto, flash, efficient, math")
     bench.add_argument("--graphs", type=list_of(_on_off), metavar="on[,off]", help="CUDA graphs (default: on where possible)")
     bench.add_argument("--fusion", type=list_of(_on_off), metavar="on[,off]", help="fused kernels (default: on where they work)")
-    bench.add_argument("--one-kernel", type=list_of(_on_off), metavar="on[,off]", help="a decode step's layers (default: on where it works)")
+    bench.add_argument("--one-kernel", type=list_of(_on_off), metavar="on[,off]", help="for a decode step (default: on where it works)")
     bench.add_argument("--compile", type=list_of(_on_off), metavar="off[,on]", help="torch.compile of the mel stage (default: off)")
     bench.add_argument("--compile-decode", type=list_of(_on_off), metavar="off[,on]", help="torch.compile of the decoder (default: off)")
     bench.add_argument("--weights", type=list_of(str), metavar="W[,W]", help="the GPT's weights: full, int8, fp8 (default: full)")

@@ -211,7 +211,8 @@ def _further(tts: IndexTTS2) -> list[Switch]:
         if isinstance(getattr(tts, name, None), bool):
             reason = _no_gpu(tts) if needs_gpu else _no_compiler() if name == "compile_decode" else ""
             value = getattr(tts, name) and not reason
-            found.append(replace(_toggle(name, label, value, what, _DROPS, reason), special=name not in ("fusion", "one_kernel", "low_memory")))
+            special = name not in ("fusion", "one_kernel", "low_memory")
+            found.append(replace(_toggle(name, label, value, what, _DROPS, reason), special=special))
     if hasattr(tts, "gpt_weights"):
         from indextts.engine.quantise import KINDS, check_weights
 

@@ -22,7 +22,6 @@ from indextts.models.gpt2 import Conv1D
 from tests.engine.solver_cases import CPU, assert_same, fast, plain, random_s2mel, utterance
 from tests.speaking import speak
 
-
 NAMES = ("decode", "one_kernel", "sampler", "solver", "vocoder")
 
 

@@ -61,7 +61,8 @@ Launch = Callable[[Defines, Step], None]  # run the kernel that these defines ma
 class OneKernel:
     """:func:`indextts.engine.decode.feed` in one kernel, for the layers of ``gpt`` as they are now.
 
-    ``launch``: runs it on a grid of at most ``blocks``; ``otherwise``: runs what it is not made for; ``layout``: :data:`LAYOUT` unless given.
+    ``launch``: runs it on a grid of at most ``blocks``; ``otherwise``: runs what it is not made for;
+    ``layout``: :data:`LAYOUT` unless given.
     """
 
     whole_step = True
