@@ -85,18 +85,20 @@ def steps(gpt: UnifiedVoice, feed: Callable[..., Tensor], rows: int, beams: int,
     return found
 
 
-@pytest.mark.parametrize(("dtype", "rows", "beams"), [(torch.bfloat16, 1, 3), (torch.float16, 2, 4), (torch.bfloat16, 5, 1)])
+@pytest.mark.parametrize(("dtype", "rows", "beams"), [(torch.bfloat16, 1, 3), (torch.float16, 2, 4)])
 def test_equals_the_plain_step(launch: Launch, dtype: torch.dtype, rows: int, beams: int) -> None:
     gpt = model(dtype)
     for found, expected in steps(gpt, OneKernel(gpt, launch, BLOCKS, never, Layout(ring=3, part=8)), rows, beams):
         assert checks.error(found, expected) < checks.BOUNDS[dtype] / 3
 
 
-@pytest.mark.parametrize("layout", [Layout(ring=11, part=1000)])
-def test_equals_it_however_the_work_is_cut(launch: Launch, layout: Layout) -> None:
+def test_equals_it_however_the_work_is_cut_and_notes_the_clock(launch: Launch) -> None:
     gpt = model(torch.bfloat16)
-    for found, expected in steps(gpt, OneKernel(gpt, launch, BLOCKS, never, layout), 1, 3, count=3):
+    made = OneKernel(gpt, launch, BLOCKS, never, Layout(ring=11, part=1000))
+    made.trace = torch.zeros(2, one_kernel.PHASES, dtype=torch.int32)
+    for found, expected in steps(gpt, made, 1, 1, count=2):
         assert checks.error(found, expected) < checks.BOUNDS[torch.bfloat16] / 3
+    assert made.trace.flatten().diff().min() > 0
 
 
 def test_many_sequences_take_the_other_kernels(launch: Launch) -> None:
@@ -109,14 +111,6 @@ def test_many_sequences_take_the_other_kernels(launch: Launch) -> None:
     for rows, beams in ((9, 1), (1, 5)):
         steps(gpt, OneKernel(gpt, launch, BLOCKS, otherwise), rows, beams, count=1)
     assert len(calls) == 2
-
-
-def test_notes_the_clock_at_the_ends_of_phases(launch: Launch) -> None:
-    gpt = model(torch.bfloat16)
-    made = OneKernel(gpt, launch, BLOCKS, never)
-    made.trace = torch.zeros(2, one_kernel.PHASES, dtype=torch.int32)
-    steps(gpt, made, 1, 1, count=1)
-    assert made.trace.flatten().diff().min() > 0
 
 
 def test_says_what_it_is_not_made_for(launch: Launch) -> None:
