@@ -126,6 +126,8 @@ def test_says_what_it_is_not_made_for(launch: Launch) -> None:
 def test_the_ring_is_as_long_as_memory_allows() -> None:
     release = {"WIDTH": 1280, "HEADS": 20, "LAYERS": 24, "CODES": 8194, "ROWS": 1, "BEAMS": 3, "GRID": 128, "RING": 7}
     assert one_kernel.fitted(release, 232_448)["RING"] == 6
+    most = one_kernel.fitted({**release, "ROWS": 2, "BEAMS": 4}, one_kernel.LEAST_SHARED)
+    assert one_kernel.shared_bytes(most) <= one_kernel.LEAST_SHARED
     assert 3 <= one_kernel.fitted(release, 166_912)["RING"] < 7
     assert one_kernel.shared_bytes(one_kernel.fitted(release, 166_912)) <= 166_912
 

@@ -39,9 +39,8 @@ typedef unsigned long long Address;
 #define UNIT (SHARE * STRIDE)
 #define CODE_UNITS ((CODES + SHARE * GRID - 1) / (SHARE * GRID))  // c_attn has 3, attention's c_proj 1, c_fc 4, the other c_proj 4 quarters
 #define UNITS 12                  // of a layer
-#define ALL_UNITS (LAYERS * UNITS + CODE_UNITS)
 #define LOWEST (-1e30f)
-#define AHEAD (BEAMS > 2 ? 3 : 4)                   // keys of a lane that are on their way at once
+#define AHEAD (BEAMS > 2 ? 3 : 4)  // keys of a lane that are on their way at once
 #define MOST_PARTS 8
 #define PHASES 9
 
@@ -122,15 +121,6 @@ __device__ __forceinline__ uint4 load_fresh(const T* from) {
     uint4 value;
     asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "l"(from)
-                 : "memory");
-    return value;
-}
-
-__device__ __forceinline__ float4 load_fresh4(const float* from) {
-    float4 value;
-    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
                  : "l"(from)
                  : "memory");
     return value;

@@ -25,6 +25,7 @@ MOST_PARTS, PHASES = 8, 9  # as in the kernel's source
 HEAD_WIDTH, CHUNK = 64, 256
 SLICE, MOST_SHARE = 128, 16  # of the inner width, a warp's; outputs of a block in the smallest product
 LEAST_RING = 3
+LEAST_SHARED = 210_000  # bytes of shared memory a block that 8 sequences of the release's width take with the shortest ring
 _RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system keeps
 
 
@@ -177,7 +178,7 @@ def launcher(device: torch.device) -> tuple[Launch, int]:
     """What runs the kernel on a CUDA ``device``, in the current stream, and for how many blocks.
 
     Errors: ``ImportError`` without ``cuda.bindings``, which come with torch for CUDA; ``RuntimeError`` for a device older than sm_90,
-    and if CUDA or its compiler refuses.
+    or with little shared memory, and if CUDA or its compiler refuses.
     """
     from cuda.bindings import driver
 
@@ -185,6 +186,8 @@ def launcher(device: torch.device) -> tuple[Launch, int]:
     if facts.major < 9:
         raise RuntimeError(f"it needs compute capability 9.0 or later, and this device has {facts.major}.{facts.minor}")
     limit = int(getattr(facts, "shared_memory_per_block_optin", facts.shared_memory_per_multiprocessor - _RESERVED))
+    if limit < LEAST_SHARED:
+        raise RuntimeError(f"it needs {LEAST_SHARED} bytes of shared memory a block, and this device has {limit}")
     architecture = f"sm_{facts.major}{facts.minor}"
 
     def launch(defines: Defines, step: Step) -> None:
