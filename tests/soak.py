@@ -1,7 +1,8 @@
 """Many mixed inferences in one process: ``python -m tests.soak --count 1000``. Memory must stay flat within 1 % after the warm-up.
 
-Voices, texts, emotions, seeds, beams, steps, streams, batches, cancelled and refused calls take turns. Every tenth of the count one line
-with the resident memory of the process and, on a GPU, what torch has allocated.
+Voices, texts, emotions, seeds, beams, steps, streams, batches, precisions, cancelled and refused calls take turns. After each switch of
+precision one fixed call must sound as it did the first time in that precision. Every tenth of the count one line with the resident memory
+of the process and, on a GPU, what torch has allocated.
 """
 
 from __future__ import annotations
@@ -33,13 +34,35 @@ TEXTS = (
 )  # fmt: skip
 
 
+FIXED: dict[str, Any] = {"text": TEXTS[1], "seed": 7, "num_beams": 1, "diffusion_steps": 2, "max_mel_tokens": 24}
+LOUDEST = 32767
+
+
+class Precisions:
+    """Switches between what the device has, and remembers how the fixed call sounded in each."""
+
+    def __init__(self, tts: IndexTTS2, clip: Any) -> None:
+        self.names = ["fp32", "tf32", "bf16", "fp16"] if tts.device.type == "cuda" else ["fp32", "bf16"]
+        self.first: dict[str, np.ndarray] = {}
+        self.worst = 0.0  # largest difference of a sample between two renderings of the fixed call, in parts of full scale
+        self._tts, self._clip = tts, clip
+
+    def switch(self, name: str) -> None:
+        """Set a precision and make the fixed call."""
+        self._tts.set_precision(name)
+        _, samples = self._tts.infer(self._clip, **FIXED)
+        known = self.first.setdefault(name, samples)
+        same = len(known) == len(samples)
+        self.worst = max(self.worst, float(np.abs(known.astype(int) - samples).max()) / LOUDEST if same else 1.0)
+
+
 def voices() -> list[tuple[int, np.ndarray]]:
     """More than one, with different contents."""
     rate, clip = made_up_clip(3.0)
     return [(rate, np.roll(clip, 1000 * i) * (1 - 0.1 * i)) for i in range(4)]
 
 
-def call(tts: IndexTTS2, chance: random.Random, clips: list[Any], folder: Path) -> str:
+def call(tts: IndexTTS2, chance: random.Random, clips: list[Any], folder: Path, precisions: Precisions) -> str:
     """One inference of some kind; which."""
     given: dict[str, Any] = {
         "spk_audio_prompt": chance.choice(clips),
@@ -49,8 +72,10 @@ def call(tts: IndexTTS2, chance: random.Random, clips: list[Any], folder: Path) 
         "diffusion_steps": chance.choice((1, 2, 5)),
         "max_mel_tokens": chance.choice((12, 24, 40)),
     }
-    kind = chance.choice(("plain", "plain", "emotion", "clip", "file", "stream", "batch", "cancelled", "left", "refused"))
-    if kind == "emotion":
+    kind = chance.choice(("plain", "precision", "emotion", "clip", "file", "stream", "batch", "cancelled", "left", "refused"))
+    if kind == "precision":
+        precisions.switch(chance.choice(precisions.names))
+    elif kind == "emotion":
         tts.infer(**given, emo_vector=[chance.random() for _ in range(8)], use_random=chance.random() < 0.5)
     elif kind == "clip":
         tts.infer(**given, emo_audio_prompt=chance.choice(clips), emo_alpha=0.7)
@@ -106,16 +131,18 @@ def main() -> int:
     kinds: dict[str, int] = {}
     rows: list[dict[str, float]] = []
     with IndexTTS2.from_random(arguments.size, device=arguments.device) as tts, tempfile.TemporaryDirectory() as folder:
+        precisions, usual = Precisions(tts, clips[0]), tts.precision
         begin = time.perf_counter()
         for number in range(1, arguments.count + 1):
             try:
-                kind = call(tts, chance, clips, Path(folder))
+                kind = call(tts, chance, clips, Path(folder), precisions)
             except RuntimeError as error:
                 if "ended every segment" not in str(error):
                     raise
                 kind = "no sound"
             kinds[kind] = kinds.get(kind, 0) + 1
             if number % max(1, arguments.count // 10) == 0:
+                precisions.switch(usual)  # what the weights take depends on it
                 resident, device = memory(tts)
                 rows.append({"calls": number, "resident_mb": resident, "device_mb": device, "s": time.perf_counter() - begin})
                 print(f"{number:6} calls  {resident:9.1f} MB resident  {device:9.1f} MB on the GPU  {rows[-1]['s']:6.0f} s", flush=True)
@@ -127,10 +154,12 @@ def main() -> int:
     print(f"kinds: {kinds}")
     verdict = "flat" if flat else "NOT flat"
     print(f"growth after the warm-up: {growth['resident_mb']:.2f} % resident, {growth['device_mb']:.2f} % on the GPU: {verdict}")
+    same = precisions.worst <= 0.02  # rounding: which kernel a library takes for a shape may change
+    print(f"the fixed call in {len(precisions.first)} precisions: farthest from its first rendering {precisions.worst:.1e} of full scale")
     if arguments.json:
-        report = {"rows": rows, "growth_percent": growth, "kinds": kinds, "pid": os.getpid()}
+        report = {"worst_difference": precisions.worst, "rows": rows, "growth_percent": growth, "kinds": kinds, "pid": os.getpid()}
         Path(arguments.json).write_text(json.dumps(report, indent=2), encoding="utf-8")
-    return 0 if flat else 1
+    return 0 if flat and same else 1
 
 
 if __name__ == "__main__":
