@@ -1,6 +1,7 @@
-"""Choosing the codes of a step in five kernels instead of some forty (one beam) or a hundred (several).
+"""Choosing the codes of a step in six kernels instead of some forty (one beam) or a hundred (several).
 
-Shape the scores and run the race among what top-p leaves, one program a sequence; put the beams' picks together and keep the books, one
+Shape the scores and sift out the codes that come into question, one program a sequence; run the race among what top-p leaves of those,
+one warp a sequence; put the beams' picks together and keep the books, one
 program a row; let beams fork; count. :class:`FusedSearch` and :class:`FusedBeamSearch` hold the same buffers as the classes in torch that
 they stand in for, draw the same random numbers, and leave to them what the kernels do not know: typical sampling, top-p without top-k, more
 than 128 for top-k, more than 8 beams.
@@ -24,6 +25,7 @@ from indextts.models.gpt import UnifiedVoice
 
 MOST_K, MOST_BEAMS, MOST_CODES = 128, 8, 32768
 BLOCK = 1024
+GROUPS, ROOM = 128, 256  # of codes, whose highest scores say where to sift; most codes that are sifted out
 
 
 def knows(params: SamplingParams, vocabulary: int) -> bool:
@@ -34,7 +36,7 @@ def knows(params: SamplingParams, vocabulary: int) -> bool:
 
 
 class _Fused(Search):
-    """What both searches share: the first kernel and the last two."""
+    """What both searches share: the first two kernels and the last two."""
 
     def enter(
         self, gpt: UnifiedVoice, cache: StaticCache, bucket: Bucket, params: SamplingParams, forced: bool, generator: Draws
@@ -65,14 +67,21 @@ class _Fused(Search):
         values = torch.empty(3, count, picks, device=device)
         k = max(params.top_k or 1, params.min_keep)
         width = triton.next_power_of_2(vocabulary)
-        parts.shape_and_pick[(count,)](
-            self.logits, self.seen, waits, highest, codes[0], values[0], values[1], codes[1], values[2],
+        numbers = torch.empty(count, device=device, dtype=torch.int32)
+        sifted = numbers, torch.empty(count, ROOM, device=device, dtype=torch.int32), torch.empty(count, ROOM, device=device)
+        found = highest, codes[0], values[0], values[1], codes[1], values[2]
+        how = {
+            "LOGS": beams > 1, "SAMPLES": samples, "TOP_P": params.top_p < 1.0, "K": k, "KEEP": params.min_keep, "PICKS": picks,
+            "LANES": triton.next_power_of_2(k), "ROOM": ROOM,
+        }  # fmt: skip
+        parts.shape_and_sift[(count,)](
+            self.logits, self.seen, waits, *sifted, *found,
             vocabulary, self.stop, params.repetition_penalty, params.temperature, 1.0 - params.top_p,
-            FORCED=forced, LOGS=beams > 1, PENALISES=params.repetition_penalty != 1.0, HEATS=samples and params.temperature != 1.0,
-            SAMPLES=samples, TOP_P=params.top_p < 1.0, K=k, KEEP=params.min_keep, PICKS=picks,
-            LANES=triton.next_power_of_2(k), W=width, num_warps=max(1, min(16, width // 512)),
+            FORCED=forced, PENALISES=params.repetition_penalty != 1.0, HEATS=samples and params.temperature != 1.0,
+            W=width, G=min(GROUPS, width), **how, num_warps=max(1, min(16, width // 512)),
         )  # fmt: skip
-        return highest, codes[0], values[0], values[1], codes[1], values[2]
+        parts.pick[(count,)](waits, *sifted, *found, vocabulary, self.stop, 1.0 - params.top_p, **how, num_warps=1)
+        return found
 
     def _choose(self, params: SamplingParams, picked: tuple[Tensor, ...]) -> None:
         raise NotImplementedError

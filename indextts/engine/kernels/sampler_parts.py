@@ -43,11 +43,18 @@ def _ahead(one, code, score, wait, other, its_code, its_score, its_wait):
 
 
 @triton.jit
-def _kept(scores, at, vocabulary, cut, TOP_P: tl.constexpr, K: tl.constexpr, KEEP: tl.constexpr, LANES: tl.constexpr):
+def _higher(one, code, other, its_code):
+    """The higher of two scores, and its code; of equals the lower code."""
+    first = (one > other) | ((one == other) & (code < its_code))
+    return tl.where(first, one, other), tl.where(first, code, its_code)
+
+
+@triton.jit
+def _kept(scores, real, cut, TOP_P: tl.constexpr, K: tl.constexpr, KEEP: tl.constexpr, LANES: tl.constexpr):
     """What top-k and top-p leave, and the highest score: the k highest are found as groups of equals, which leave together or in part."""
     lane = tl.arange(0, LANES)
     values, counts = tl.full([LANES], -float("inf"), dtype=tl.float32), tl.zeros([LANES], dtype=tl.int32)
-    rest, ones, groups, found = scores, at * 0 + 1, 0, 0
+    rest, ones, groups, found = scores, tl.full(scores.shape, 1, dtype=tl.int32), 0, 0
     while found < K:
         top, same = tl.reduce((rest, ones), 0, _highest)
         values, counts = tl.where(lane == groups, top, values), tl.where(lane == groups, same, counts)
@@ -67,7 +74,7 @@ def _kept(scores, at, vocabulary, cut, TOP_P: tl.constexpr, K: tl.constexpr, KEE
         its = (counts > 0) & (through - counts <= removed) & (removed < through)
         boundary = tl.sum(tl.where(its, values, 0.0), axis=0)
         fewer = removed - tl.sum(tl.where(its, through - counts, 0), axis=0)
-    kept = (scores >= boundary) & (at < vocabulary)
+    kept = (scores >= boundary) & real
     if fewer > 0:  # among equals the first go
         equal = kept & (scores == boundary)
         kept = kept & ((scores > boundary) | (tl.cumsum(equal.to(tl.int32), axis=0) > fewer))
@@ -75,37 +82,88 @@ def _kept(scores, at, vocabulary, cut, TOP_P: tl.constexpr, K: tl.constexpr, KEE
 
 
 @triton.jit
-def shape_and_pick(
-    logits, seen, waits, highest, picked_code, picked_score, picked_wait, filler_code, filler_score,
+def _pick(
+    scores, codes, real, waits, highest, picked_code, picked_score, picked_wait, filler_code, filler_score, row, vocabulary, stop, cut,
+    LOGS: tl.constexpr, SAMPLES: tl.constexpr, TOP_P: tl.constexpr, K: tl.constexpr, KEEP: tl.constexpr, PICKS: tl.constexpr,
+    LANES: tl.constexpr,
+):  # fmt: skip
+    """Of some codes in ascending order with their scores, the first of the race and the highest, as :func:`pick` says."""
+    if SAMPLES:
+        kept, best = _kept(scores, real, cut, TOP_P, K, KEEP, LANES)
+        tl.store(highest + row, best)
+        waiting = tl.load(waits + row * vocabulary + codes, mask=real, other=1.0)
+        race = tl.where(kept, tl.exp(scores - best) / waiting, 0.0)
+        for i in range(PICKS):
+            top, code, score, wait = tl.reduce((race, codes, scores, waiting), 0, _ahead)
+            tl.store(picked_code + row * PICKS + i, tl.where(top > 0, code, NOTHING))
+            tl.store(picked_score + row * PICKS + i, score)
+            tl.store(picked_wait + row * PICKS + i, wait)
+            race = tl.where(codes == code, 0.0, race)
+        scores = tl.where(kept & (codes != stop), scores, -float("inf"))
+    if LOGS or not SAMPLES:
+        for i in range(PICKS):
+            top, code = tl.reduce((scores, codes), 0, _higher)
+            tl.store(filler_code + row * PICKS + i, tl.where(top > -float("inf"), code, NOTHING))
+            tl.store(filler_score + row * PICKS + i, top)
+            scores = tl.where(codes == code, -float("inf"), scores)
+
+
+@triton.jit
+def shape_and_sift(
+    logits, seen, waits, sifted_count, sifted_code, sifted_score,
+    highest, picked_code, picked_score, picked_wait, filler_code, filler_score,
     vocabulary, stop, penalty, temperature, cut,
     FORCED: tl.constexpr, LOGS: tl.constexpr, PENALISES: tl.constexpr, HEATS: tl.constexpr, SAMPLES: tl.constexpr, TOP_P: tl.constexpr,
-    K: tl.constexpr, KEEP: tl.constexpr, PICKS: tl.constexpr, LANES: tl.constexpr, W: tl.constexpr,
+    K: tl.constexpr, KEEP: tl.constexpr, PICKS: tl.constexpr, LANES: tl.constexpr, W: tl.constexpr, G: tl.constexpr, ROOM: tl.constexpr,
 ):  # fmt: skip
-    """One sequence a program: its scores shaped, the first ``PICKS`` of its race, and as many of the highest scores.
+    """One sequence a program: its scores shaped, and the few codes noted among which the ones to choose from surely are.
+
+    The highest scores of ``G`` groups are themselves scores, so at least n codes reach the n-th highest of them, and the n highest codes
+    do. Seldom are they many more. ``sifted_count`` (N,): how many, whose codes are noted in ascending order; -1 where they are more than
+    ``ROOM``: such a row is finished here, with all scores at hand.
+    """
+    row, at = tl.program_id(0), tl.arange(0, W)
+    scores = _shaped(logits, seen, row, at, vocabulary, stop, penalty, temperature, FORCED, LOGS, PENALISES, HEATS)
+    tops = tl.max(tl.reshape(scores, (W // G, G)), axis=0)
+    above = tl.sum((tops[None, :] > tops[:, None]).to(tl.int32), axis=1)
+    wanted: tl.constexpr = K if SAMPLES else PICKS
+    through = scores >= tl.min(tl.where(above < wanted, tops, float("inf")), axis=0)
+    count = tl.sum(through.to(tl.int32), axis=0)
+    if count <= ROOM:
+        place = row * ROOM + tl.cumsum(through.to(tl.int32), axis=0) - 1
+        tl.store(sifted_code + place, at, mask=through)
+        tl.store(sifted_score + place, scores, mask=through)
+        tl.store(sifted_count + row, count)
+    else:
+        tl.store(sifted_count + row, -1)
+        _pick(
+            scores, at, at < vocabulary, waits, highest, picked_code, picked_score, picked_wait, filler_code, filler_score,
+            row, vocabulary, stop, cut, LOGS, SAMPLES, TOP_P, K, KEEP, PICKS, LANES,
+        )  # fmt: skip
+
+
+@triton.jit
+def pick(
+    waits, sifted_count, sifted_code, sifted_score, highest, picked_code, picked_score, picked_wait, filler_code, filler_score,
+    vocabulary, stop, cut,
+    LOGS: tl.constexpr, SAMPLES: tl.constexpr, TOP_P: tl.constexpr, K: tl.constexpr, KEEP: tl.constexpr, PICKS: tl.constexpr,
+    LANES: tl.constexpr, ROOM: tl.constexpr,
+):  # fmt: skip
+    """One sequence a program, one warp a program: of what was sifted the first ``PICKS`` of the race, and as many of the highest scores.
 
     ``highest`` (N,): the best score. ``picked_*`` (N, PICKS): the fastest of the race with their waiting times; ``filler_*``: the highest
     scores, stop left out when sampling. Where there are fewer, the code is NOTHING.
     """
-    row, at = tl.program_id(0), tl.arange(0, W)
-    scores = _shaped(logits, seen, row, at, vocabulary, stop, penalty, temperature, FORCED, LOGS, PENALISES, HEATS)
-    if SAMPLES:
-        kept, best = _kept(scores, at, vocabulary, cut, TOP_P, K, KEEP, LANES)
-        tl.store(highest + row, best)
-        waiting = tl.load(waits + row * vocabulary + at, mask=at < vocabulary, other=1.0)
-        race = tl.where(kept, tl.exp(scores - best) / waiting, 0.0)
-        for i in range(PICKS):
-            top, code, score, wait = tl.reduce((race, at, scores, waiting), 0, _ahead)
-            tl.store(picked_code + row * PICKS + i, tl.where(top > 0, code, NOTHING))
-            tl.store(picked_score + row * PICKS + i, score)
-            tl.store(picked_wait + row * PICKS + i, wait)
-            race = tl.where(at == code, 0.0, race)
-        scores = tl.where(kept & (at != stop), scores, -float("inf"))
-    if LOGS or not SAMPLES:
-        for i in range(PICKS):
-            top, code = tl.max(scores, axis=0, return_indices=True)
-            tl.store(filler_code + row * PICKS + i, tl.where(top > -float("inf"), code, NOTHING))
-            tl.store(filler_score + row * PICKS + i, top)
-            scores = tl.where(at == code, -float("inf"), scores)
+    row, lane = tl.program_id(0), tl.arange(0, ROOM)
+    count = tl.load(sifted_count + row)
+    if count >= 0:
+        real = lane < count
+        codes = tl.load(sifted_code + row * ROOM + lane, mask=real, other=-2)
+        scores = tl.load(sifted_score + row * ROOM + lane, mask=real, other=-float("inf"))
+        _pick(
+            scores, codes, real, waits, highest, picked_code, picked_score, picked_wait, filler_code, filler_score,
+            row, vocabulary, stop, cut, LOGS, SAMPLES, TOP_P, K, KEEP, PICKS, LANES,
+        )  # fmt: skip
 
 
 @triton.jit
