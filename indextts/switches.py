@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from indextts.pipeline import IndexTTS2
 
 PRECISION_LABELS = {"fp32": "float32", "tf32": "TF32", "bf16": "bfloat16", "fp16": "float16"}
-ATTENTION_LABELS = {"auto": "automatic", "flash": "flash", "efficient": "memory-efficient", "math": "plain math"}
+ATTENTION_LABELS = {"auto": "automatic", "cudnn": "cuDNN", "flash": "flash", "efficient": "memory-efficient", "math": "plain math"}
 MOST_BEAMS, MOST_STEPS, MOST_BATCH, MOST_CACHE_MB = 16, 100, 64, 1 << 20
 _DROPS = "Drops captured graphs and buffers; they are made again in the next run."
 

@@ -168,7 +168,7 @@ def test_16_bit_latents_are_near(engine: IndexTTS2) -> None:
             assert float((near.float() - exact).norm() / exact.norm()) < tolerance
 
 
-@pytest.mark.parametrize("kernel", ["flash", "efficient", "math"])
+@pytest.mark.parametrize("kernel", ["cudnn", "flash", "efficient", "math"])
 def test_attention_kernels_agree(engine: IndexTTS2, kernel: str) -> None:
     plain = speak(engine)
     engine.set_attention(kernel)

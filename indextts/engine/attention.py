@@ -1,8 +1,9 @@
 """Which scaled-dot-product kernel runs.
 
-``flash``: FlashAttention-2 (arXiv 2307.08691) in 16 bits from sm_80 on: the ``flash-attn`` package for the mel solver's attention where
-it is installed and suits the call, else torch's own build of it, which the GPT always takes. ``efficient``: torch's memory-efficient
-kernel. ``math``: plain products and a softmax. Where a call does not suit the choice (a mask, float32) the next of these runs.
+``cudnn``: cuDNN's, in 16 bits from sm_80 on. ``flash``: FlashAttention-2 (arXiv 2307.08691) in 16 bits from sm_80 on: the ``flash-attn``
+package for the mel solver's attention where it is installed and suits the call, else torch's own build of it, which the GPT always takes.
+``efficient``: torch's memory-efficient kernel. ``math``: plain products and a softmax. Where a call does not suit the choice (a mask,
+float32) the next of these runs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from indextts.utils.gpu_config import GPUConfig
 
-ATTENTION = ("auto", "flash", "efficient", "math")
+ATTENTION = ("auto", "cudnn", "flash", "efficient", "math")
 _PACKAGE: ContextVar[bool] = ContextVar("flash_attn", default=False)
 
 
@@ -25,8 +26,8 @@ def check_attention(name: str, device: torch.device) -> str:
     """Return ``name`` if ``device`` can run it, else raise ``ValueError`` with the choices."""
     if name not in ATTENTION:
         raise ValueError(f"attention is {name!r}; choose one of {', '.join(ATTENTION)}")
-    if name == "flash" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
-        raise ValueError(f"attention 'flash' needs a GPU of compute capability 8.0 or newer, not {device}; use 'auto'")
+    if name in ("cudnn", "flash") and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise ValueError(f"attention {name!r} needs a GPU of compute capability 8.0 or newer, not {device}; use 'auto'")
     return name
 
 
@@ -45,6 +46,7 @@ def attention_kernel(name: str, device: torch.device | None = None) -> Iterator[
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     backends = {
+        "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
         "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
         "efficient": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
         "math": [SDPBackend.MATH],

@@ -7,7 +7,8 @@ Here a step depends on nothing but device memory::
     choose codes from the logits  ->  fork the beams  ->  feed the codes, 24 layers  ->  logits of the next codes
 
 so the host needs to know neither the codes nor whether they are the last ones. It queues steps ahead and asks every few steps whether all
-rows have ended; steps made past the end are not read, and their random numbers are taken back.
+rows have ended, and queues the next few before it looks at the answer, so the device never waits; steps made past the end are not read,
+and their random numbers are taken back.
 
 The same code runs without a graph, on any device, and gives the results of the plain loop from the same seeds.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -94,7 +96,7 @@ class StaticDecoder:
 
     ``run``: what runs the stack on the newest codes, :func:`feed` unless given. ``searches``: what chooses the codes.
     ``use_graphs``: replay steps from CUDA graphs; it turns False, with one log line, if a capture fails. ``poll_every``: steps queued
-    before the host asks for the end. One call at a time.
+    before the host asks for the end; ``ask_ahead``: questions open while it queues more. One call at a time.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class StaticDecoder:
         self.device = device
         self.use_graphs = use_graphs and device.type == "cuda"
         self.run = run
-        self.poll_every = 1 if device.type == "cpu" else 4
+        self.poll_every, self.ask_ahead = (1, 0) if device.type == "cpu" else (4, 1)
         self._graphs = StepGraphs(device, warmup_steps)
         self._passes: PassGraphs | None = PassGraphs(gpt, warmup_steps) if self.use_graphs else None
         release_views = weakref.WeakMethod(self._release_views)  # not a cycle, which would keep the model's weights until it is collected
@@ -253,25 +255,30 @@ class StaticDecoder:
         most_keys = cache.capacity(prefix.length, limit)
         bucket = cache.begin(prefix.layers, prefix.mask, cache.capacity(prefix.length, 1), most_keys)
         search.begin(self.gpt.logits(prefix.start), limit)
-        made, draws = 0, generators[0].get_state()
+        made, queued, draws = 0, 0, [generators[0].get_state()]  # the generator's state after each step
+        asked: deque[tuple[int, Callable[[], int]]] = deque()  # steps up to which the end was asked for, and where the answer will be
         while made < limit:
-            queued = []  # the generator's state after each step not yet known to count
-            for step in range(made + 1, min(made + self.poll_every, limit) + 1):
+            until = min(queued + self.poll_every, limit)
+            for step in range(queued + 1, until + 1):
                 needed = cache.capacity(prefix.length, step)
                 if needed > bucket.keys:
                     bucket = cache.grow(bucket, needed, most_keys)
                 generators = self._step(session, bucket, params, forced, generators)
-                queued.append(generators[0].get_state())
-            ended = search.ended_at()
-            counting = ended - made if ended else len(queued)
-            draws = queued[counting - 1]
+                draws.append(generators[0].get_state())
+            if until > queued:
+                queued = until
+                asked.append((until, search.ask_end()))
+                if len(asked) <= self.ask_ahead and queued < limit:
+                    continue
+            steps, answer = asked.popleft()
+            ended = answer()
             if on_step is not None:
-                for step in range(made + 1, made + counting + 1):
+                for step in range(made + 1, (ended or steps) + 1):
                     on_step(step)
-            made += counting
+            made = ended or steps
             if ended:
                 break
-        return made, draws
+        return made, draws[made]
 
     def _step(
         self, session: _Session, bucket: Bucket, params: SamplingParams, forced: bool, generators: list[torch.Generator]

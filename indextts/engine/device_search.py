@@ -6,6 +6,8 @@ once, at the end; steps after the end are harmless and are not read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -79,9 +81,21 @@ class Search:
         self.ended.copy_(torch.where((self.ended == 0) & self.done.all(), self.step, self.ended))
         return tokens, parents
 
-    def ended_at(self) -> int:
-        """The step with which the last row was done, or 0. Waits for the device."""
-        return int(self.ended)
+    def ask_end(self) -> Callable[[], int]:
+        """Ask with which step the last row was done, as things stand now (0: with none yet); calling the result waits for the answer."""
+        if self.ended.device.type != "cuda":
+            ended = int(self.ended)
+            return lambda: ended
+        on_host = torch.empty(1, dtype=torch.long, pin_memory=True)
+        on_host.copy_(self.ended, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record(torch.cuda.current_stream(self.ended.device))
+
+        def answer() -> int:
+            there.synchronize()
+            return int(on_host)
+
+        return answer
 
     def result(self, steps: int, params: SamplingParams, limit: int) -> GeneratedCodes:
         """What the first ``steps`` steps found."""

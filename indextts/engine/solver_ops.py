@@ -25,6 +25,10 @@ class SolverOps:
         h = h + y
         return h, self.norm(h, gain, offset)
 
+    def add_join(self, h: Tensor, y: Tensor, other: Tensor) -> Tensor:
+        """``[h + y, other]`` side by side, (R, S, 2 C) in ``dtype``, what a long skip connection's product takes."""
+        return torch.cat([(h + y).to(self.dtype), other], dim=-1)
+
     def rotated(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys turned by their positions, and values, each (R, S, heads, head_dim), of products (R, S, 3, heads, head_dim)."""
         q, k = rotate(qkv[:, :, :2], rotation).unbind(2)

@@ -47,21 +47,31 @@ class SolverStep:
         h = step.static.clone() if self.savings.static_inputs else self.merge(step.static)
         _add_to_branches(h[:, -window:], F.linear(step.x, self.weights.merge_x))
         skips: list[Tensor] = []
+        added: Tensor | None = None  # what the last block adds to h, for the next norm to do along with its own work
         depth = len(self.weights.blocks)
         for i, block in enumerate(self.weights.blocks):
             if block.skip is not None:
-                h = self._product(torch.cat([h.to(self.dtype), skips.pop()], dim=-1), *block.skip).float()
-            h = self._block(i, block, h, step, time, window if i == depth - 1 else h.shape[1])
-            if i < depth // 2:
+                assert added is not None
+                h, added = self._product(self.ops.add_join(h, added, skips.pop()), *block.skip).float(), None
+            h, n = self._entered(h, added, 2 * i, None if self.savings.folded_offsets else time.offset[2 * i], time)
+            if 0 < i <= depth // 2:
                 skips.append(h.to(self.dtype))
-        n = self.ops.norm(h, time.gain[-1], time.offset[-1])
+            h, added = self._block(i, block, h, n, step, time, window if i == depth - 1 else h.shape[1])
+        h, n = self._entered(h, added, -1, time.offset[-1], time)
         z, shortcut = self._head(n, step.x)
         return self._output(self._wavenet(z, step.taps, time) + shortcut, step.guidance, time, guided=h.shape[0] > step.x.shape[0])
 
-    def _block(self, i: int, block: BlockWeights, h: Tensor, step: StepInputs, time: TimeRow, queries: int) -> Tensor:
-        """Transformer block ``i``; only the last ``queries`` slots come out: (R, S, C) to (R, queries, C)."""
-        first, second = (None if self.savings.folded_offsets else time.offset[2 * i + j] for j in (0, 1))
-        n = self.ops.norm(h, time.gain[2 * i], first)
+    def _entered(self, h: Tensor, added: Tensor | None, place: int, offset: Tensor | None, time: TimeRow) -> tuple[Tensor, Tensor]:
+        """``h`` with what is still to be added, and its norm number ``place``."""
+        if added is None:
+            return h, self.ops.norm(h, time.gain[place], offset)
+        return self.ops.add_norm(h, added, time.gain[place], offset)
+
+    def _block(
+        self, i: int, block: BlockWeights, h: Tensor, n: Tensor, step: StepInputs, time: TimeRow, queries: int
+    ) -> tuple[Tensor, Tensor]:
+        """Transformer block ``i`` on ``h`` (R, S, C) and its norm: the last ``queries`` slots, and what is to be added to them."""
+        second = None if self.savings.folded_offsets else time.offset[2 * i + 1]
         qkv = self._product(n, block.wqkv, time.attention_bias[i] if time.attention_bias is not None else None)
         q, k, v = self.ops.rotated(qkv.unflatten(-1, (3, self.heads, -1)), step.rotation)
         y = attend(q[:, -queries:], k, v, step.mask, step.spans)
@@ -72,7 +82,7 @@ class SolverStep:
         else:
             biases = (None, None) if bias is None else bias.chunk(2)
             both = torch.cat([self._product(n, w, b) for w, b in zip(block.w13.chunk(2), biases, strict=True)], dim=-1)
-        return h + self._product(self.ops.silu_gate(both), block.w2)
+        return h, self._product(self.ops.silu_gate(both), block.w2)
 
     def _head(self, n: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Input of the WaveNet and the shortcut around it, each (R, W, C) float32."""

@@ -7,6 +7,7 @@ two packages; each is covered by a test.
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ _LEFT_ALONE = re.compile(r"([~|])")
 # A sentence end, not "Dr." or "St.": an abbreviation must not be cut from its name.
 _SENTENCE_END = re.compile(r"(?<=[a-z]{2}[.!?])(?= )|(?<=[。！？\n])")
 _CHUNK = 1000
+REMEMBERED = 256
 _CLAUSE_END = re.compile(r"((?<=[,.;:!?]) |(?<=[，。；：！？、]))")
 _SYMBOL = re.compile(r"([^\w\s])")
 _ESCAPED = re.compile(r'\\(["\\])')
@@ -42,6 +44,7 @@ class WetextGrammar:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._normalizers: dict[str, Any] | None = None
+        self._remembered = functools.lru_cache(maxsize=REMEMBERED)(self._spoken)
 
     def load(self) -> dict[str, Any]:
         """Import the package and its rules (once; well under a second); returns them by language.
@@ -61,8 +64,11 @@ class WetextGrammar:
             return self._normalizers
 
     def __call__(self, text: str, language: str) -> str:
-        """Spoken form of ``text``."""
+        """Spoken form of ``text``; of short texts the last ``REMEMBERED`` are remembered, since previews and takes ask again and again."""
         self.load()
+        return self._remembered(text, language) if len(text) <= 2 * _CHUNK else self._spoken(text, language)
+
+    def _spoken(self, text: str, language: str) -> str:
         return self._chinese(text) if language == "zh" else self._english(text)
 
     def _speak(self, text: str, language: str) -> str:

@@ -193,7 +193,7 @@ def test_the_cache_grows_while_generating(model: UnifiedVoice, kind: dict[str, A
 @pytest.mark.parametrize("pretend", [False, True], ids=["eager", "replayed"])
 def test_steps_past_the_end_leave_no_trace(model: UnifiedVoice, kind: dict[str, Any], pretend: bool) -> None:
     decoder = decoder_of(model, pretend=pretend)
-    decoder.poll_every = 7
+    decoder.poll_every, decoder.ask_ahead = 7, 1
     for seed in range(4):
         steps: list[int] = []
         expected = check(decoder, SamplingParams(max_mel_tokens=25, **kind), seed=seed, on_step=steps.append)
@@ -308,4 +308,4 @@ def test_a_step_never_waits_for_the_device(model: UnifiedVoice, kind: dict[str, 
     with torch.no_grad(), NothingLeavesTheDevice():
         decode_step(model, session.search, session.cache, bucket, params, forced, torch.Generator())
     with pytest.raises(AssertionError, match="in a decode step"), NothingLeavesTheDevice():
-        session.search.ended_at()
+        session.search.ask_end()()

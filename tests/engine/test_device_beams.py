@@ -48,7 +48,7 @@ def test_recorded_candidates_give_the_recorded_search(case: dict[str, Any]) -> N
             filled = search.found_step[row] > 0
             assert sorted((search.found_step[row] - 1)[filled].tolist()) == sorted(len(codes) for _, codes in expected)
             assert search.found_score[row][filled].tolist() == pytest.approx(sorted(_finite(score) for score, _ in expected))
-        assert search.ended_at() == (number if all(step["done"]) else 0)
+        assert search.ask_end()() == (number if all(step["done"]) else 0)
     result = search.result(len(case["steps"]), params, limit)
     assert result.codes.tolist() == case["final_sequences"]
     assert result.scores == pytest.approx(_finite(case["final_scores"]))
@@ -80,7 +80,7 @@ def test_any_candidates_give_the_search_of_the_oracle(early_stopping: bool | Lit
         result = search.result(steps, params, limit)
         assert result.hypotheses == expected
         assert torch.equal(result.codes, state.best_codes(expected))
-        assert search.ended_at() == (steps if all(state.done) else 0)
+        assert search.ask_end()() == (steps if all(state.done) else 0)
 
 
 def _finite(values: Any) -> Any:

@@ -46,7 +46,7 @@ def vocoder(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def solver(device: torch.device, dtype: torch.dtype) -> float:
-    """Norms, rotations and gates, of windows of longer tensors too."""
+    """Norms, joins, rotations and gates, of windows of longer tensors too."""
     return max(error(found, expected) for found, expected in _solver_pairs(device, dtype))
 
 
@@ -157,6 +157,7 @@ def _solver_pairs(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Te
     for shift in (None, offset):
         yield fused.norm(h, gain, shift), plain.norm(h, gain, shift)
         yield from zip(fused.add_norm(h, y, gain, shift), plain.add_norm(h, y, gain, shift), strict=True)
+    yield fused.add_join(h, y, 2 * y), plain.add_join(h, y, 2 * y)
     for rows in (1, 2):
         turned = torch.polar(torch.ones(rows, 7, 1, 1, 16), torch.randn(rows, 7, 1, 1, 16, generator=draws)).to(device)
         qkv = random(2, 7, 3, 3, 32).to(dtype)

@@ -49,24 +49,29 @@ def _norm(
 
 
 @triton.jit
-def _rotate(
-    qkv, rotation, q_out, k_out, slots, heads, qkv_row, qkv_slot, rotation_row, HALF: tl.constexpr, LANES: tl.constexpr, H: tl.constexpr
-):
+def _rotate(qkv, rotation, out, slots, width, qkv_row, qkv_slot, rotation_row, k_out, HALF: tl.constexpr, W: tl.constexpr):
+    """Queries and keys of one slot lie side by side and are read as one line; ``width`` of them are the queries."""
     slot, row = tl.program_id(0), tl.program_id(1)
-    head, pair = tl.arange(0, H)[:, None], tl.arange(0, LANES)[None, :]
-    real = (head < heads) & (pair < HALF)
-    table = rotation + row.to(tl.int64) * rotation_row + (slot * HALF + pair) * 2
-    cos = tl.load(table, mask=pair < HALF, other=0.0)
-    sin = tl.load(table + 1, mask=pair < HALF, other=0.0)
-    inside = head * (2 * HALF) + 2 * pair
-    source = qkv + row.to(tl.int64) * qkv_row + slot.to(tl.int64) * qkv_slot + inside
-    target = (row * slots + slot).to(tl.int64) * (heads * 2 * HALF) + inside
-    for part in tl.static_range(2):
-        out = q_out if part == 0 else k_out
-        a = tl.load(source + part * heads * 2 * HALF, mask=real, other=0.0).to(tl.float32)
-        b = tl.load(source + part * heads * 2 * HALF + 1, mask=real, other=0.0).to(tl.float32)
-        tl.store(out + target, (a * cos - b * sin).to(out.dtype.element_ty), mask=real)
-        tl.store(out + target + 1, (b * cos + a * sin).to(out.dtype.element_ty), mask=real)
+    at, place = tl.arange(0, W), tl.arange(0, W // 2)
+    real = at < 2 * width
+    line = tl.load(qkv + row.to(tl.int64) * qkv_row + slot.to(tl.int64) * qkv_slot + at, mask=real, other=0.0).to(tl.float32)
+    table = rotation + row.to(tl.int64) * rotation_row + (slot * HALF + place % HALF) * 2
+    cos, sin = tl.load(table), tl.load(table + 1)
+    a, b = tl.split(tl.reshape(line, (W // 2, 2)))
+    turned = tl.reshape(tl.join(a * cos - b * sin, b * cos + a * sin), (W,))
+    target = (row * slots + slot).to(tl.int64) * width + at + tl.where(at < width, 0, k_out - width)
+    tl.store(out + target, turned.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _joined(h, y, other, out, slots, h_row, h_slot, width, W: tl.constexpr):
+    row = tl.program_id(0)
+    at, sample, slot = tl.arange(0, W), (row // slots).to(tl.int64), row % slots
+    real, line = at < width, row.to(tl.int64) * width
+    value = tl.load(h + sample * h_row + slot * h_slot + at, mask=real, other=0.0)
+    value += tl.load(y + line + at, mask=real, other=0.0).to(tl.float32)
+    tl.store(out + 2 * line + at, value.to(out.dtype.element_ty), mask=real)
+    tl.store(out + 2 * line + width + at, tl.load(other + line + at, mask=real, other=0.0), mask=real)
 
 
 @triton.jit
@@ -98,12 +103,22 @@ class FusedSolverOps(SolverOps):
         """As in torch."""
         rows, slots, _, heads, width = qkv.shape
         angles = torch.view_as_real(rotation).contiguous()
-        q, k = torch.empty(2, rows, slots, heads, width, device=qkv.device, dtype=qkv.dtype)
-        half = width // 2
+        both = torch.empty(2, rows, slots, heads, width, device=qkv.device, dtype=qkv.dtype)
         turn = angles.stride(0) if len(angles) > 1 else 0
-        sizes = {"HALF": half, "LANES": triton.next_power_of_2(half), "H": triton.next_power_of_2(heads)}
-        _rotate[(slots, rows)](qkv, angles, q, k, slots, heads, qkv.stride(0), qkv.stride(1), turn, **sizes)
-        return q, k, qkv[:, :, 2]
+        _rotate[(slots, rows)](
+            qkv, angles, both, slots, heads * width, qkv.stride(0), qkv.stride(1), turn, both[0].numel(),
+            HALF=width // 2, W=triton.next_power_of_2(2 * heads * width),
+        )  # fmt: skip
+        return both[0], both[1], qkv[:, :, 2]
+
+    def add_join(self, h: Tensor, y: Tensor, other: Tensor) -> Tensor:
+        """As in torch."""
+        rows, slots, width = h.shape
+        out = torch.empty(rows, slots, 2 * width, device=h.device, dtype=self.dtype)
+        _joined[(rows * slots,)](
+            h, y.contiguous(), other.contiguous(), out, slots, h.stride(0), h.stride(1), width, W=triton.next_power_of_2(width)
+        )
+        return out
 
     def silu_gate(self, x: Tensor) -> Tensor:
         """As in torch."""
