@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from indextts import IndexTTS2
-from indextts.bench import ladder, machine, made_up_clip
+from indextts.bench import TEXT, ladder, machine, made_up_clip
 from indextts.engine import fusion
 from indextts.engine.decode import StaticDecoder, feed
 from indextts.engine.precision import inputs_inside
@@ -324,7 +324,7 @@ def first_sound(trial: Trial) -> Iterator[Row]:
                 trial.tts.clear_caches()
             start = time.perf_counter()
             pieces = trial.tts.infer(
-                made_up_clip(), "Good morning, everybody. The ferry is late today.", stream_return=True, num_beams=beams, seed=1,
+                made_up_clip(), f"Good morning, everybody. The ferry is {name} today.", stream_return=True, num_beams=beams, seed=1,
                 quick_streaming_tokens=8, max_mel_tokens=trial.codes,
             )  # fmt: skip
             next(iter(pieces))
@@ -332,6 +332,48 @@ def first_sound(trial: Trial) -> Iterator[Row]:
             for _ in pieces:
                 pass
             yield {"what": f"{beams} beams, {name}", "first_sound_s": took, "total_s": time.perf_counter() - start}
+
+
+def attention(trial: Trial) -> Iterator[Row]:
+    """Milliseconds of the 25 steps, and of the GPT's stage of one sentence, with each attention kernel."""
+    before = trial.tts.attention
+    names = ("auto", "cudnn", "flash", "efficient", "math") if trial.on_gpu else ("auto", "math")
+    for name in names:
+        trial.tts.set_attention(name)
+        for _ in range(3):
+            trial.tts.infer_forced(trial.codes, spk_audio_prompt=made_up_clip(), text=TEXT, num_beams=1, seed=1)
+        record = trial.tts.last_telemetry
+        yield {"what": name, "gpt_s": record.gpt_s, "s2mel_s": record.s2mel_s, "total_s": record.total_s}
+    trial.tts.set_attention(before)
+
+
+def many(trial: Trial) -> Iterator[Row]:
+    """A reference voice never heard before, 16 sentences at once, and memory in the low-memory setting."""
+    rate, samples = made_up_clip()
+    clip = (samples.astype("float32") / 32768, rate)
+    with trial.stages.running():
+        yield {"what": "new voice of 5 s", "ms": trial.ms(lambda: trial.stages.both_prompts(clip, clip))}
+    call = {"spk_audio_prompt": (rate, samples), "text": TEXT, "forced_codes": trial.codes, "seed": 1}
+    for count, beams in ((4, 3), (16, 3), (16, 1)) if trial.on_gpu else ((2, 3),):
+        trial.tts.batch_size = count
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            made = trial.tts.infer_batch([{**call, "num_beams": beams}] * count)
+            times.append(time.perf_counter() - start)
+        record, audio = trial.tts.last_telemetry, sum(len(wave) / rate for rate, wave in made)
+        took = statistics.median(times[1:])
+        stages = {name: getattr(record, name) for name in ("gpt_s", "s2mel_s", "bigvgan_s", "peak_vram_mb")}
+        yield {"what": f"{count} at once, {beams} beams", "s": took, "audio_per_s": audio / took, **stages}
+    trial.tts.batch_size = None
+    for low in (False, True):
+        trial.tts.low_memory = low
+        trial.tts.clear_caches()
+        for _ in range(2):
+            trial.tts.infer_batch([{**call, "num_beams": 3}])
+        record = trial.tts.last_telemetry
+        yield {"what": f"low memory {low}", "total_s": record.total_s, "peak_vram_mb": record.peak_vram_mb, "cache_mb": record.cache_mb}
+    trial.tts.low_memory = False
 
 
 def _timed(what: str, work: Callable[[], Row]) -> Row:
@@ -343,7 +385,7 @@ def _timed(what: str, work: Callable[[], Row]) -> Row:
 
 SECTIONS: dict[str, Callable[[Trial], Iterator[Row]]] = {
     "kernels": kernels, "one_kernel": one_kernel, "profile": profile, "decode": decode, "solver": solver, "vocoder": vocoder,
-    "first_sound": first_sound,
+    "attention": attention, "many": many, "first_sound": first_sound,
 }  # fmt: skip
 
 
