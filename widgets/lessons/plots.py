@@ -128,7 +128,7 @@ def lines(
 
 def heat(values: Any, *, title: str, x: str, y: str, x_step: float = 1.0, height: int = 260) -> Figure:
     """A matrix (rows, columns) as colours, first row at the bottom; ``x_step`` is the width of a column in the unit of ``x``."""
-    matrix = np.asarray(values, dtype=np.float32)
+    matrix = np.asarray(values.cpu() if hasattr(values, "cpu") else values, dtype=np.float32)
     data = [
         {
             "type": "heatmap",

@@ -35,6 +35,7 @@ def climb(walk: Walk, codes: Tensor, latents: Tensor, steps: list[int], referenc
     ladder = StepLadder(steps, reference_steps)
     finest = walk.mel(codes, latents, steps=reference_steps)
     for count in steps:
+        synchronize()
         begin = time.perf_counter()
         mel = walk.mel(codes, latents, steps=count)
         synchronize()
@@ -49,6 +50,7 @@ def guidance_costs(walk: Walk, codes: Tensor, latents: Tensor, rates: list[float
     plain = walk.mel(codes, latents, steps=steps, guidance=0.0)
     rows = []
     for rate in rates:
+        synchronize()
         begin = time.perf_counter()
         mel = walk.mel(codes, latents, steps=steps, guidance=rate)
         synchronize()
