@@ -189,7 +189,11 @@ def test_every_kernel_compiles_and_fits(arch: int, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("stage", Fusion.names())
 def test_this_gpu_passes_the_check(stage: str, dtype: torch.dtype) -> None:
-    assert fusion.check(stage, DEVICE, dtype) == ""
+    reason = fusion.check(stage, DEVICE, dtype)
+    if stage == "one_kernel" and (dtype == torch.float32 or torch.cuda.get_device_capability() < (9, 0)):
+        assert "16 bits" in reason or "9.0" in reason
+    else:
+        assert reason == ""
 
 
 # ------------------------------------------------------------------------------------------------------------- the switch
