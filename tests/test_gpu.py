@@ -194,11 +194,12 @@ def test_closing_gives_all_memory_back() -> None:
     with IndexTTS2.from_random("small", device="cuda") as tts:
         tts.enable_cuda_graphs()
         speak(tts)
-        assert torch.cuda.memory_allocated() > before
+        assert (used := torch.cuda.memory_allocated()) > 0
         assert fast_parts(tts)[0].use_graphs
         assert fast_parts(tts)[1].captured
     gc.collect()
-    assert torch.cuda.memory_allocated() <= before
+    assert torch.cuda.memory_allocated() < used
+    assert torch.cuda.memory_allocated() <= before  # what an earlier test left may have gone meanwhile
 
 
 def test_eviction_frees_device_memory(engine: IndexTTS2) -> None:
