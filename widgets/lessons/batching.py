@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from indextts.infer_v2_modded import group_sentences_by_length
-from widgets.lessons.engine import quiet_limits
+from widgets.lessons.engine import length_limit, quiet_limits
 from widgets.lessons.measure import Timing, interleaved
 from widgets.lessons.precision import relative_error
 
@@ -55,7 +55,7 @@ def solver_errors(tts: IndexTTS2, frames: Sequence[int] = (60, 100), steps: int 
 def requests(tts: IndexTTS2, texts: Sequence[str] = TEXTS) -> list[dict[str, Any]]:
     """One request a text, each with a seed of its own."""
     voice = tts.default_voice()
-    return [{"spk_audio_prompt": voice, "text": text, "seed": index} for index, text in enumerate(texts)]
+    return [{"spk_audio_prompt": voice, "text": text, "seed": index, **length_limit(tts, text)} for index, text in enumerate(texts)]
 
 
 def together_and_alone(tts: IndexTTS2, texts: Sequence[str] = TEXTS, runs: int = 2) -> tuple[dict[str, Timing], float, list[int]]:

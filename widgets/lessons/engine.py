@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from indextts.recovery import CODES_PER_TEXT_TOKEN
 from widgets.lessons.measure import this_machine
 from widgets.lessons.pages import note, number
 
@@ -66,8 +67,16 @@ def speak(tts: IndexTTS2, text: str = SENTENCE, label: str | None = None, histor
 
     arguments.setdefault("spk_audio_prompt", tts.default_voice())
     arguments.setdefault("seed", SEED)
+    arguments = length_limit(tts, text, arguments.get("max_text_tokens_per_segment", 120)) | arguments
     with quiet_limits(tts, "max_mel_tokens" in arguments):
         return render(tts, history, label, text=text, **arguments)
+
+
+def length_limit(tts: IndexTTS2, text: str, most_tokens: int = 120) -> dict[str, int]:
+    """As an argument, how many codes the longest segment of ``text`` takes to say; for random weights, which never say that they are done."""
+    if can_speak(tts):
+        return {}
+    return {"max_mel_tokens": CODES_PER_TEXT_TOKEN * max(len(segment.ids) for segment in tts.frontend.segments(text, most_tokens))}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from widgets.lessons.engine import SEED, SENTENCE, quiet_limits
+from widgets.lessons.engine import SEED, SENTENCE, length_limit, quiet_limits
 
 if TYPE_CHECKING:
     from indextts.pipeline import IndexTTS2
@@ -41,7 +41,7 @@ def profile_call(tts: IndexTTS2, text: str = SENTENCE, **arguments: Any) -> Prof
 
     The profiler records the thread that starts it, and the engine works in a thread of its own; so it is started in that one.
     """
-    request = {"spk_audio_prompt": tts.default_voice(), "text": text, "seed": SEED, **arguments}
+    request = {"spk_audio_prompt": tts.default_voice(), "text": text, "seed": SEED, **length_limit(tts, text), **arguments}
     on_gpu = tts.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
 
