@@ -73,7 +73,7 @@ def speak(tts: IndexTTS2, text: str = SENTENCE, label: str | None = None, histor
 
 
 def length_limit(tts: IndexTTS2, text: str, most_tokens: int = 120) -> dict[str, int]:
-    """As an argument, the codes that the longest segment of ``text`` takes to say: for random weights, which never say that they are done."""
+    """As an argument, the codes that the longest segment of ``text`` takes to say: for random weights, which never end by themselves."""
     if can_speak(tts):
         return {}
     return {"max_mel_tokens": CODES_PER_TEXT_TOKEN * max(len(segment.ids) for segment in tts.frontend.segments(text, most_tokens))}
