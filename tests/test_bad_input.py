@@ -347,7 +347,7 @@ class TestConstruction:
             ({"precision": "fp9"}, "choose 'auto' or one of fp32, tf32, bf16, fp16"),
             ({"precision": "fp16", "device": "cpu"}, "use 'bf16' or 'fp32'"),
             ({"precision": "tf32", "device": "cpu"}, "use 'fp32'"),
-            ({"attention": "fast"}, "choose one of auto, flash, efficient, math"),
+            ({"attention": "fast"}, "choose one of auto, cudnn, flash, efficient, math"),
             ({"attention": "flash", "device": "cpu"}, "use 'auto'"),
             ({"size": "huge"}, "use 'release', 'small'"),
         ],
