@@ -30,7 +30,7 @@ def add_options(bench: argparse.ArgumentParser, list_of: Callable[[Any], Any]) -
     bench.add_argument("--codes", type=int, default=250, metavar="N", help="codes forced, 50 a second (default: %(default)s)")
     bench.add_argument("--beams", type=list_of(int), default=[3], metavar="B[,B]", help="beams (default: 3)")
     bench.add_argument("--precisions", type=list_of(str), metavar="P[,P]", help="fp32, tf32, bf16, fp16 (default: the one in force)")
-    bench.add_argument("--attention", type=list_of(str), metavar="A[,A]", help="auto, flash, efficient, math")
+    bench.add_argument("--attention", type=list_of(str), metavar="A[,A]", help="auto, cudnn, flash, efficient, math")
     bench.add_argument("--graphs", type=list_of(_on_off), metavar="on[,off]", help="CUDA graphs (default: on where possible)")
     bench.add_argument("--fusion", type=list_of(_on_off), metavar="on[,off]", help="fused kernels (default: on where they work)")
     bench.add_argument("--one-kernel", type=list_of(_on_off), metavar="on[,off]", help="for a decode step (default: on where it works)")
