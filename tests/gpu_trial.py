@@ -328,7 +328,7 @@ def first_sound(trial: Trial) -> Iterator[Row]:
                 trial.tts.clear_caches()
             start = time.perf_counter()
             pieces = trial.tts.infer(
-                made_up_clip(), f"Good morning, everybody. The ferry is {name} today.", stream_return=True, num_beams=beams, seed=1,
+                made_up_clip(), f"Good morning, everybody. It is {name}, {beams} by {most}.", stream_return=True, num_beams=beams, seed=1,
                 quick_streaming_tokens=8, max_mel_tokens=most,
             )  # fmt: skip
             next(iter(pieces))
