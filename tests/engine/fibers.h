@@ -27,10 +27,16 @@ struct uint2 {
 struct float4 {
     float x, y, z, w;
 };
+struct float2 {
+    float x, y;
+};
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+static inline float2 make_float2(float x, float y) { return {x, y}; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 #define __expf(x) expf(x)
+#define __fdividef(x, y) ((x) / (y))
 
 namespace fibers {
 struct Barrier {
@@ -118,6 +124,8 @@ static inline float constant(const float* from) { return *from; }
 static inline float4 constant4(const float* from) { return *(const float4*)from; }
 static inline uint4 load_fresh(const T* from) { return *(const uint4*)from; }
 static inline void prefetch(const void*) {}
+static inline void hide(int&) {}
+static inline void prefetch_row(const T*, unsigned) {}
 static inline unsigned clock_now() {
     static unsigned now = 0;
     return ++now;

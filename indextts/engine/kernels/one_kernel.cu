@@ -21,7 +21,8 @@
 //
 // Given at compile time: WIDTH (a multiple of 256), HEADS (of 64), LAYERS, CODES (outputs of the head), ROWS and BEAMS (ROWS * BEAMS
 // sequences, at most 8), GRID (blocks, no more than the device has multiprocessors; WIDTH / GRID is even and at most 16), RING (units of
-// weights in shared memory, each WIDTH / GRID rows), HALF (1: float16, 0: bfloat16), PART (old keys that are worth a block), BACK_OFF
+// weights in shared memory, each WIDTH / GRID rows), FLIGHT (units that may be on their way there at once), FORESEE (units after the one that
+// is sent for which are fetched into the L2 cache), HALF (1: float16, 0: bfloat16), PART (old keys that are worth a block), BACK_OFF
 // (nanoseconds before words that were not there are read again), TRACE (1: note the clock). Compute capability 9.0 or later.
 
 typedef unsigned short T;  // a 16-bit number, as bits
@@ -40,7 +41,8 @@ typedef unsigned long long Address;
 #define CODE_UNITS ((CODES + SHARE * GRID - 1) / (SHARE * GRID))  // c_attn has 3, attention's c_proj 1, c_fc 4, the other c_proj 4 quarters
 #define UNITS 12                  // of a layer
 #define LOWEST (-1e30f)
-#define AHEAD (BEAMS > 2 ? 3 : 4)  // keys of a lane that are on their way at once
+#define KEYS 16                   // that a warp has at once, in tiles of 8
+#define ROUND (WARPS * KEYS)
 #define MOST_PARTS 8
 #define PHASES 9
 
@@ -128,6 +130,10 @@ __device__ __forceinline__ uint4 load_fresh(const T* from) {
 
 __device__ __forceinline__ void prefetch(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
+__device__ __forceinline__ void prefetch_row(const T* from, unsigned bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 __device__ __forceinline__ unsigned clock_now() {
     unsigned now;
     asm volatile("mov.u32 %0, %%clock;" : "=r"(now)::"memory");
@@ -213,6 +219,10 @@ __device__ __forceinline__ void await(Address* arrival, unsigned parity) {
             : "memory");
 }
 
+// A number that the compiler knows nothing of from here on: what is computed from it is computed when it is needed, not kept from one layer
+// to the next in registers that there are too few of.
+__device__ __forceinline__ void hide(int& number) { asm volatile("" : "+r"(number)); }
+
 // A barrier of the threads that compute.
 __device__ __forceinline__ void meet() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
 #endif
@@ -248,12 +258,6 @@ __device__ __forceinline__ void spread(uint4 eight, float* to) {
     to[4] = low(eight.z), to[5] = high(eight.z), to[6] = low(eight.w), to[7] = high(eight.w);
 }
 
-__device__ __forceinline__ float warp_sum(float value) {
-#pragma unroll
-    for (int away = 16; away > 0; away >>= 1) value += __shfl_xor_sync(0xffffffffu, value, away);
-    return value;
-}
-
 __device__ __forceinline__ unsigned paired(float first, float second) { return rounded(first) | (unsigned)rounded(second) << 16; }
 
 // Pairs of words number 0 to `most` (at most N), which lie at `where(i)`: reads them until all are of the `turn`. The values, two a pair.
@@ -279,40 +283,68 @@ __device__ __forceinline__ void await_words(Where where, int most, unsigned turn
 }
 
 // Send for what will be read soon, into the L2 cache.
-__device__ __forceinline__ void foresee(const float* from, int count) {
-    for (int i = 32 * threadIdx.x; i < count; i += 32 * THREADS) prefetch(from + i);
+__device__ __forceinline__ void foresee(int thread, const float* from, int count) {
+    for (int i = 32 * thread; i < count; i += 32 * THREADS) prefetch(from + i);
 }
 
 // ----------------------------------------------------------------------------------------------------------------- weights
+
+// Which unit of weights: number `n` of layer `l`, the head's after the last layer.
+struct Cursor {
+    int l, n;
+
+    __device__ __forceinline__ void advance() {
+        if (++n == UNITS && l < LAYERS) n = 0, l++;
+    }
+
+    __device__ __forceinline__ bool ended() const { return l == LAYERS && n >= CODE_UNITS; }
+
+    // Where this block's row number `lane` of the unit begins, and how many rows there are.
+    __device__ __forceinline__ const T* row(const Layer* layers, const T* codes, int lane, int& rows) const {
+        const T* from;  // row `output`, of which there are `inner` numbers a row
+        int output = blockIdx.x * SHARE, inner = WIDTH;
+        rows = SHARE;
+        if (l == LAYERS) {
+            from = codes, output = (blockIdx.x * CODE_UNITS + n) * SHARE;
+            rows = CODES - output < SHARE ? CODES - output : SHARE;
+            if (rows < 0) rows = 0;
+        } else if (n < 3) {
+            from = layers[l].qkv, output = 3 * output + n * SHARE;
+        } else if (n < 4) {
+            from = layers[l].out;
+        } else if (n < 8) {
+            from = layers[l].fc, output = 4 * output + (n - 4) * SHARE;
+        } else {
+            from = layers[l].proj + (n - 8) * WIDTH, inner = INNER;
+        }
+        return from + (long long)(output + lane) * inner;
+    }
+};
 
 // What one warp does, and nothing else: send for all units of weights, each when its place in the ring is free.
 __device__ __forceinline__ void send_all(const Layer* layers, const T* codes, T* ring, Address* full, Address* empty) {
     const int lane = threadIdx.x & 31;
     int slot = 0, parity = 1;  // a fresh arrival counts as flipped before
-    for (int l = 0; l <= LAYERS; l++)
-        for (int n = 0; n < (l < LAYERS ? UNITS : CODE_UNITS); n++) {
-            const T* from;  // row `output`, of which there are `inner` numbers a row
-            int output = blockIdx.x * SHARE, inner = WIDTH, rows = SHARE;
-            if (l == LAYERS) {
-                from = codes, output = (blockIdx.x * CODE_UNITS + n) * SHARE;
-                rows = CODES - output < SHARE ? CODES - output : SHARE;
-            } else if (n < 3) {
-                from = layers[l].qkv, output = 3 * output + n * SHARE;
-            } else if (n < 4) {
-                from = layers[l].out;
-            } else if (n < 8) {
-                from = layers[l].fc, output = 4 * output + (n - 4) * SHARE;
-            } else {
-                from = layers[l].proj + (n - 8) * WIDTH, inner = INNER;
-            }
-            if (rows < 0) rows = 0;
-            await(empty + slot, parity);
-            if (lane == 0) announce(rows * WIDTH * sizeof(T), full + slot);
-            __syncwarp();
-            if (lane < rows)
-                send(ring + slot * UNIT + lane * STRIDE, from + (long long)(output + lane) * inner, WIDTH * sizeof(T), full + slot);
-            if (++slot == RING) slot = 0, parity ^= 1;
+    int landing = 0, landing_parity = 0, rows;
+    Cursor later{0, 0};
+    for (int i = 0; i < FORESEE; i++) later.advance();
+    int sent = 0;
+    for (Cursor now{0, 0}; !now.ended(); now.advance(), later.advance()) {
+        await(empty + slot, parity);
+        if (FLIGHT < RING && sent++ >= FLIGHT) {
+            await(full + landing, landing_parity);
+            if (++landing == RING) landing = 0, landing_parity ^= 1;
         }
+        const T* from = now.row(layers, codes, lane, rows);
+        if (lane == 0) announce(rows * WIDTH * sizeof(T), full + slot);
+        __syncwarp();
+        if (lane < rows) send(ring + slot * UNIT + lane * STRIDE, from, WIDTH * sizeof(T), full + slot);
+        if (++slot == RING) slot = 0, parity ^= 1;
+        if (FORESEE && !later.ended()) {
+            from = later.row(layers, codes, lane, rows);
+            if (lane < rows) prefetch_row(from, WIDTH * sizeof(T));
+        }
+    }
 }
 
 // The units as the other warps see them, one after the other.
@@ -321,52 +353,65 @@ struct Units {
     Address *full, *empty;
     int slot, parity;
 
-    // sums (16, 8) += the warp's slice of the next unit, when it is there, times `inputs`. Rows beyond the unit's repeat its last one.
-    __device__ __forceinline__ void multiply_next(float4& sums, const uint2* inputs) {
-        const int lane = threadIdx.x & 31, row = (lane & 7) + (lane & 8);
-        const T* from = ring + slot * UNIT + (row < SHARE ? row : SHARE - 1) * STRIDE + (threadIdx.x >> 5) * SLICE + (lane >> 4) * 8;
-        float4 odd = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    // The warp's slice of the next unit, when it is there. Rows beyond the unit's repeat its last one.
+    __device__ __forceinline__ void load_next(int thread, uint4* tiles) {
+        const int lane = thread & 31, row = (lane & 7) + (lane & 8);
+        const T* from = ring + slot * UNIT + (row < SHARE ? row : SHARE - 1) * STRIDE + (thread >> 5) * SLICE + (lane >> 4) * 8;
         await(full + slot, parity);
 #pragma unroll
-        for (int s = 0; s < STEPS; s += 2) {
-            multiply(sums, load_matrix(from + 16 * s), inputs[s]);
-            multiply(odd, load_matrix(from + 16 * (s + 1)), inputs[s + 1]);
-        }
-        sums.x += odd.x, sums.y += odd.y, sums.z += odd.z, sums.w += odd.w;
+        for (int s = 0; s < STEPS; s++) tiles[s] = load_matrix(from + 16 * s);
         __syncwarp();
         if (lane == 0) arrive(empty + slot);
         if (++slot == RING) slot = 0, parity ^= 1;
     }
 };
 
-// A warp's part of the sums of a unit's outputs goes to `parts` (WARPS, rows, COUNT), from row `first` on.
-__device__ __forceinline__ void put(float4 sums, int first, int rows, float* parts) {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, row = lane >> 2, m = 2 * (lane & 3);
-    float* to = parts + (warp * rows + first + row) * COUNT + m;
-    if (m < COUNT && row < SHARE) to[0] = sums.x;
-    if (m + 1 < COUNT && row < SHARE) to[1] = sums.y;
-    to += 8 * COUNT;
-    if (m < COUNT && row + 8 < SHARE) to[0] = sums.z;
-    if (m + 1 < COUNT && row + 8 < SHARE) to[1] = sums.w;
+// even, odd (16, 8) += the warp's slice of a unit times `inputs`
+__device__ __forceinline__ void multiply_tiles(float4& even, float4& odd, const uint4* tiles, const uint2* inputs) {
+#pragma unroll
+    for (int s = 0; s < STEPS; s += 2) multiply(even, tiles[s], inputs[s]), multiply(odd, tiles[s + 1], inputs[s + 1]);
 }
 
-// Products with N units, into `parts` (WARPS, N * SHARE, COUNT); ends with a barrier.
+// A warp's part of the sums of a unit's outputs goes to `parts` (WARPS, COUNT, rows), from row `first` on.
+__device__ __forceinline__ void put(int thread, float4 even, float4 odd, int first, int rows, float* parts) {
+    const int warp = thread >> 5, lane = thread & 31, row = lane >> 2, m = 2 * (lane & 3);
+    float* to = parts + (warp * COUNT + m) * rows + first + row;
+    if (m < COUNT && row < SHARE) to[0] = even.x + odd.x;
+    if (m + 1 < COUNT && row < SHARE) to[rows] = even.y + odd.y;
+    if (m < COUNT && row + 8 < SHARE) to[8] = even.z + odd.z;
+    if (m + 1 < COUNT && row + 8 < SHARE) to[rows + 8] = even.w + odd.w;
+}
+
+// Products with N units, into `parts` (WARPS, COUNT, N * SHARE); ends with a barrier. The next unit is loaded while sums are put down.
 template <int N>
-__device__ __forceinline__ void multiply_all(Units& units, const uint2* inputs, float* parts) {
-#pragma unroll 1
+__device__ __forceinline__ void multiply_all(int thread, Units& units, const uint2* inputs, float* parts) {
+    uint4 tiles[STEPS];
+    units.load_next(thread, tiles);
+#pragma unroll
     for (int n = 0; n < N; n++) {
-        float4 sums = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        units.multiply_next(sums, inputs);
-        put(sums, n * SHARE, N * SHARE, parts);
+        float4 even = make_float4(0.0f, 0.0f, 0.0f, 0.0f), odd = even;
+        multiply_tiles(even, odd, tiles, inputs);
+        if (n + 1 < N) units.load_next(thread, tiles);
+        put(thread, even, odd, n * SHARE, N * SHARE, parts);
     }
     meet();
 }
 
-// The sum over the warps.
-__device__ __forceinline__ float total(const float* parts, int row, int rows, int m) {
+// The sums over the warps of two neighbouring rows.
+__device__ __forceinline__ float2 total(const float* parts, int row, int rows, int m) {
+    float2 sum = make_float2(0.0f, 0.0f);
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) {
+        const float2 two = *(const float2*)(parts + (w * COUNT + m) * rows + row);
+        sum.x += two.x, sum.y += two.y;
+    }
+    return sum;
+}
+
+__device__ __forceinline__ float row_total(const float* parts, int row, int rows, int m) {
     float sum = 0.0f;
 #pragma unroll
-    for (int w = 0; w < WARPS; w++) sum += parts[(w * rows + row) * COUNT + m];
+    for (int w = 0; w < WARPS; w++) sum += parts[(w * COUNT + m) * rows + row];
     return sum;
 }
 
@@ -376,10 +421,10 @@ struct Mine {
     enum { ROUNDS = (OUTPUTS / 2 * COUNT + THREADS - 1) / THREADS };
     float bias[ROUNDS][2];
 
-    __device__ __forceinline__ explicit Mine(const float* biases) {
+    __device__ __forceinline__ Mine(int thread, const float* biases) {
 #pragma unroll
         for (int r = 0; r < ROUNDS; r++) {
-            const int i = threadIdx.x + r * THREADS, output = blockIdx.x * OUTPUTS + 2 * (i % (OUTPUTS / 2));
+            const int i = thread + r * THREADS, output = blockIdx.x * OUTPUTS + 2 * (i % (OUTPUTS / 2));
             bias[r][0] = i < OUTPUTS / 2 * COUNT ? constant(biases + output) : 0.0f;
             bias[r][1] = i < OUTPUTS / 2 * COUNT ? constant(biases + output + 1) : 0.0f;
         }
@@ -387,51 +432,67 @@ struct Mine {
 
     // `use(sequence, output, sum, sum of the next output)`
     template <class Use>
-    __device__ __forceinline__ void finish(const float* parts, Use use) const {
+    __device__ __forceinline__ void finish(int thread, const float* parts, Use use) const {
 #pragma unroll
         for (int r = 0; r < ROUNDS; r++) {
-            const int i = threadIdx.x + r * THREADS, m = i / (OUTPUTS / 2), row = 2 * (i % (OUTPUTS / 2));
-            if (m < COUNT)
-                use(m, blockIdx.x * OUTPUTS + row, total(parts, row, OUTPUTS, m) + bias[r][0], total(parts, row + 1, OUTPUTS, m) + bias[r][1]);
+            const int i = thread + r * THREADS, m = i / (OUTPUTS / 2), row = 2 * (i % (OUTPUTS / 2));
+            if (m < COUNT) {
+                const float2 sum = total(parts, row, OUTPUTS, m);
+                use(m, blockIdx.x * OUTPUTS + row, sum.x + bias[r][0], sum.y + bias[r][1]);
+            }
         }
     }
 };
 
 __device__ __forceinline__ float gelu(float x) {
     const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
-    return x / (1.0f + __expf(-2.0f * inner));
+    return __fdividef(x, 1.0f + __expf(-2.0f * inner));
 }
 
 // -------------------------------------------------------------------------------------------------------------------- norms
 
-__device__ __forceinline__ void block_sums(float* values, float* scratch) {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+// Sums of `first` and `second`, COUNT of each, over all threads; `scratch` takes (COUNT, 2, WARPS) numbers. Half of a warp adds up the
+// first ones and half of it the second ones.
+__device__ __forceinline__ void block_sums(int thread, float* first, float* second, float* scratch) {
+    const int warp = thread >> 5, lane = thread & 31;
+    const bool upper = lane & 16;
 #pragma unroll
     for (int m = 0; m < COUNT; m++) {
-        const float sum = warp_sum(values[m]);
-        if (lane == 0) scratch[warp * COUNT + m] = sum;
+        float mine = upper ? second[m] : first[m];
+        mine += __shfl_xor_sync(0xffffffffu, upper ? first[m] : second[m], 16);
+#pragma unroll
+        for (int away = 8; away > 0; away >>= 1) mine += __shfl_xor_sync(0xffffffffu, mine, away);
+        if ((lane & 15) == 0) scratch[(2 * m + (lane >> 4)) * WARPS + warp] = mine;
     }
     meet();
 #pragma unroll
     for (int m = 0; m < COUNT; m++) {
-        values[m] = 0.0f;
+        float2 one = make_float2(0.0f, 0.0f), two = one;
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) values[m] += scratch[w * COUNT + m];
+        for (int w = 0; w < WARPS; w += 2) {
+            const float2 a = *(const float2*)(scratch + 2 * m * WARPS + w), b = *(const float2*)(scratch + (2 * m + 1) * WARPS + w);
+            one.x += a.x, one.y += a.y, two.x += b.x, two.y += b.y;
+        }
+        first[m] = one.x + one.y, second[m] = two.x + two.y;
     }
 }
 
 // From four neighbours a lane, as two pairs of each sequence, to what the tensor cores want: columns 2 t, 2 t + 1 and the same plus 8 of
-// every 16, of sequence g.
-__device__ __forceinline__ void exchange(const unsigned* pairs, uint2* inputs, unsigned* space) {
-    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+// every 16, of sequence g. `space` takes (COUNT, 4, EXCHANGED) pairs of each warp.
+#define EXCHANGED 20  // 2 * STEPS, and four more for the banks
+__device__ __forceinline__ void exchange(int thread, const unsigned* pairs, uint2* inputs, unsigned* space) {
+    const int lane = thread & 31, g = lane >> 2, t = lane & 3;
+    space += (thread >> 5) * COUNT * 4 * EXCHANGED;
+    unsigned* to = space + 2 * (lane & 1) * EXCHANGED + (lane >> 1);
     __syncwarp();
 #pragma unroll
-    for (int m = 0; m < COUNT; m++) space[m * 72 + 2 * lane] = pairs[2 * m], space[m * 72 + 2 * lane + 1] = pairs[2 * m + 1];
+    for (int m = 0; m < COUNT; m++) to[4 * m * EXCHANGED] = pairs[2 * m], to[(4 * m + 1) * EXCHANGED] = pairs[2 * m + 1];
     __syncwarp();
+    const uint4* from = (const uint4*)(space + (4 * g + t) * EXCHANGED);
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-        inputs[s].x = g < COUNT ? space[g * 72 + 8 * s + t] : 0;
-        inputs[s].y = g < COUNT ? space[g * 72 + 8 * s + 4 + t] : 0;
+    for (int s = 0; s < STEPS; s += 2) {
+        const uint4 four = g < COUNT ? from[s / 2] : make_uint4(0, 0, 0, 0);
+        inputs[s].x = four.x, inputs[s].y = four.y, inputs[s + 1].x = four.z, inputs[s + 1].y = four.w;
     }
 }
 
@@ -439,71 +500,48 @@ struct Stream {  // a thread's four numbers of each sequence; between phases the
     float4 of[COUNT];
 
     // Takes them from `kept` (COUNT, THREADS) and adds what came.
-    __device__ __forceinline__ void add(float4* kept, const Word* deltas, unsigned turn) {
+    __device__ __forceinline__ void add(int thread, float4* kept, const Word* deltas, unsigned turn) {
         unsigned pairs[2 * COUNT];
-        await_words<COUNT>([&](int m) { return deltas + m * (WIDTH / 2) + 2 * threadIdx.x; }, COUNT, turn, pairs);
+        await_words<COUNT>([&](int m) { return deltas + m * (WIDTH / 2) + 2 * thread; }, COUNT, turn, pairs);
 #pragma unroll
         for (int m = 0; m < COUNT; m++) {
-            of[m] = kept[m * THREADS + threadIdx.x];
+            of[m] = kept[m * THREADS + thread];
             of[m].x += low(pairs[2 * m]), of[m].y += high(pairs[2 * m]);
             of[m].z += low(pairs[2 * m + 1]), of[m].w += high(pairs[2 * m + 1]);
-            kept[m * THREADS + threadIdx.x] = of[m];
+            kept[m * THREADS + thread] = of[m];
         }
     }
 
-    // LayerNorm with the thread's four gains and shifts; `scratch` takes (2, WARPS, COUNT) numbers.
-    __device__ __forceinline__ void norm(float4 g, float4 b, float* scratch) {
-        float sums[COUNT];
-#pragma unroll
-        for (int m = 0; m < COUNT; m++) sums[m] = (of[m].x + of[m].y) + (of[m].z + of[m].w);
-        block_sums(sums, scratch);
+    // LayerNorm with the thread's four gains and shifts; `scratch` takes (COUNT, 2, WARPS) numbers. Variances are taken around `centre`,
+    // the mean of the norm before, which is close enough for one pass over the numbers, and is replaced.
+    __device__ __forceinline__ void norm(int thread, float4 g, float4 b, float* centre, float* scratch) {
+        float sums[COUNT], squares[COUNT];
 #pragma unroll
         for (int m = 0; m < COUNT; m++) {
-            const float mean = sums[m] / WIDTH;
-            of[m].x -= mean, of[m].y -= mean, of[m].z -= mean, of[m].w -= mean;
-            sums[m] = (of[m].x * of[m].x + of[m].y * of[m].y) + (of[m].z * of[m].z + of[m].w * of[m].w);
+            of[m].x -= centre[m], of[m].y -= centre[m], of[m].z -= centre[m], of[m].w -= centre[m];
+            sums[m] = (of[m].x + of[m].y) + (of[m].z + of[m].w);
+            squares[m] = (of[m].x * of[m].x + of[m].y * of[m].y) + (of[m].z * of[m].z + of[m].w * of[m].w);
         }
-        block_sums(sums, scratch + WARPS * COUNT);
+        block_sums(thread, sums, squares, scratch);
 #pragma unroll
         for (int m = 0; m < COUNT; m++) {
-            const float scale = rsqrtf(sums[m] / WIDTH + 1e-5f);
-            of[m].x = of[m].x * scale * g.x + b.x, of[m].y = of[m].y * scale * g.y + b.y;
-            of[m].z = of[m].z * scale * g.z + b.z, of[m].w = of[m].w * scale * g.w + b.w;
+            const float mean = sums[m] * (1.0f / WIDTH), scale = rsqrtf(squares[m] * (1.0f / WIDTH) - mean * mean + 1e-5f);
+            centre[m] += mean;
+            of[m].x = (of[m].x - mean) * scale * g.x + b.x, of[m].y = (of[m].y - mean) * scale * g.y + b.y;
+            of[m].z = (of[m].z - mean) * scale * g.z + b.z, of[m].w = (of[m].w - mean) * scale * g.w + b.w;
         }
     }
 
-    // The warp's slice as inputs of its tiles; `space`: the warp's own.
-    __device__ __forceinline__ void to_inputs(uint2* inputs, unsigned* space) const {
+    // The warp's slice as inputs of its tiles.
+    __device__ __forceinline__ void to_inputs(int thread, uint2* inputs, unsigned* space) const {
         unsigned pairs[2 * COUNT];
 #pragma unroll
         for (int m = 0; m < COUNT; m++) pairs[2 * m] = paired(of[m].x, of[m].y), pairs[2 * m + 1] = paired(of[m].z, of[m].w);
-        exchange(pairs, inputs, space);
+        exchange(thread, pairs, inputs, space);
     }
 };
 
 // ---------------------------------------------------------------------------------------------------------------- attention
-
-struct Softmax {  // of one beam, as far as its keys were seen
-    float top, mass, mixed[8];
-};
-
-__device__ __forceinline__ void take(Softmax& state, bool seen, float score, const float* value) {
-    const float higher = seen ? fmaxf(state.top, score) : state.top;
-    const float old = __expf(state.top - higher), p = seen ? __expf(score - higher) : 0.0f;
-    state.mass = state.mass * old + p;
-#pragma unroll
-    for (int i = 0; i < 8; i++) state.mixed[i] = state.mixed[i] * old + p * value[i];
-    state.top = higher;
-}
-
-__device__ __forceinline__ float dot(const float* query, const float* key) {  // over eight lanes of eight numbers
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 8; i++) sum = fmaf(query[i], key[i], sum);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    return sum + __shfl_xor_sync(0xffffffffu, sum, 4);
-}
 
 // How many blocks share a head of a row.
 __device__ __forceinline__ int parts_of(int used) {
@@ -514,119 +552,200 @@ __device__ __forceinline__ int parts_of(int used) {
 }
 
 // Keys and values of a layer that this block will read, into the L2 cache, long before: behind the weights they would take too long.
-__device__ __forceinline__ void foresee_keys(const Step& step, int layer, int used, int parts) {
+__device__ __forceinline__ void foresee_keys(int thread, const Step& step, int layer, int used, int parts) {
     const int span = (used + parts - 1) / parts;
     for (int item = blockIdx.x; item < ROWS * HEADS * parts; item += GRID) {
         const int first = item % parts * span, end = first + span < used ? first + span : used;
         const long long place0 = ((long long)(layer * ROWS + item / parts / HEADS) * HEADS + item / parts % HEADS) * step.capacity;
-        for (int place = first + threadIdx.x; place < end; place += THREADS)
+        for (int place = first + thread; place < end; place += THREADS)
             prefetch(step.keys + (place0 + place) * HEAD), prefetch(step.values + (place0 + place) * HEAD);
     }
 }
 
-__device__ __forceinline__ void attend(const Step& step, int layer, int used, int parts, unsigned* newest, float* queries, float* merge, unsigned turn) {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, group = lane >> 3, eight = 8 * (lane & 7);
+// A head's keys and values in the hands of a warp: keys as tensor cores want them as columns, 8 a tile, with the numbers of a head in an
+// order of their own (a lane has 16 that follow one another), values as rows over eight lanes.
+struct Held {
+    uint4 keys[KEYS / 8][2], values[KEYS / 4];
+};
+
+// Scores (beams g, keys 2 t and 2 t + 1 of a tile) of the queries that `query` holds, as keys are held.
+__device__ __forceinline__ float2 scores(const unsigned* query, const uint4* keys) {
+    float4 sums = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    multiply(sums, make_uint4(query[0], 0, query[1], 0), make_uint2(keys[0].x, keys[0].y));
+    multiply(sums, make_uint4(query[2], 0, query[3], 0), make_uint2(keys[0].z, keys[0].w));
+    multiply(sums, make_uint4(query[4], 0, query[5], 0), make_uint2(keys[1].x, keys[1].y));
+    multiply(sums, make_uint4(query[6], 0, query[7], 0), make_uint2(keys[1].z, keys[1].w));
+    return make_float2(sums.x * 0.125f, sums.y * 0.125f);
+}
+
+__device__ __forceinline__ float highest_of_four(float value) {  // lanes that follow one another
+    value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 1));
+    return fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 2));
+}
+
+// A warp's softmax over the keys that it has seen. `top` and `mass` are of beam g, and the mass is that of the lane's own keys; sums of
+// values are of all beams, over the lane's group of keys.
+struct Softmax {
+    float top, mass, mixed[BEAMS][8];
+
+    // `found`: scores of N tiles of keys, LOWEST where a beam does not see one; `weights`: room for (8 N, 4) numbers and 4 more.
+    template <int N>
+    __device__ __forceinline__ void take(int thread, const float2* found, const uint4* values, float* weights) {
+        const int lane = thread & 31, g = lane >> 2, t = lane & 3, group = lane >> 3;
+        float higher = top;
+#pragma unroll
+        for (int j = 0; j < N; j++) higher = fmaxf(higher, fmaxf(found[j].x, found[j].y));
+        higher = highest_of_four(higher);
+        const float old = __expf(top - higher);
+        mass *= old, top = higher;
+        __syncwarp();
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            const float x = found[j].x > LOWEST ? __expf(found[j].x - higher) : 0.0f, y = found[j].y > LOWEST ? __expf(found[j].y - higher) : 0.0f;
+            mass += x + y;
+            if (g < BEAMS) weights[4 * (8 * j + 2 * t) + g] = x, weights[4 * (8 * j + 2 * t + 1) + g] = y;
+        }
+        if (g < BEAMS && t == 0) weights[4 * 8 * N + g] = old;
+        __syncwarp();
+        const float4 olds = *(const float4*)(weights + 4 * 8 * N);
+#pragma unroll
+        for (int b = 0; b < BEAMS; b++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) mixed[b][i] *= part_of(olds, b);
+#pragma unroll
+        for (int a = 0; a < 2 * N; a++) {
+            const float4 shares = *(const float4*)(weights + 4 * (4 * a + group));
+            float value[8];
+            spread(values[a], value);
+#pragma unroll
+            for (int b = 0; b < BEAMS; b++)
+#pragma unroll
+                for (int i = 0; i < 8; i++) mixed[b][i] = fmaf(part_of(shares, b), value[i], mixed[b][i]);
+        }
+    }
+
+    static __device__ __forceinline__ float part_of(float4 four, int which) {
+        return which == 0 ? four.x : which == 1 ? four.y : which == 2 ? four.z : four.w;
+    }
+};
+
+// `merge`: sums of values, highest score and mass of each warp and beam; `weights`: the warps' own.
+__device__ __forceinline__ void attend(
+    int thread, const Step& step, int layer, int used, int parts, float* weights, float* merge, unsigned turn
+) {
+    const int warp = thread >> 5, lane = thread & 31, g = lane >> 2, t = lane & 3, group = lane >> 3, eight = 8 * (lane & 7);
     const int span = (used + parts - 1) / parts;
+    weights += warp * (4 * KEYS + 4);
     for (int item = blockIdx.x; item < ROWS * HEADS * parts; item += GRID) {
         const int part = item % parts, head = item / parts % HEADS, row = item / parts / HEADS;
         const long long place0 = (((long long)layer * ROWS + row) * HEADS + head) * step.capacity;
         T *keys = step.keys + place0 * HEAD, *values = step.values + place0 * HEAD;
         const int first = part * span, end = first + span < used ? first + span : used;
-        const unsigned char* visible = step.visible + row * BEAMS * step.capacity;
-        uint4 k[AHEAD], v[AHEAD];
-        unsigned seen[AHEAD];  // a bit a beam
+        const unsigned char* visible = step.visible + (row * BEAMS + (g < BEAMS ? g : 0)) * step.capacity;
+        const uint4 none = make_uint4(0, 0, 0, 0);
+        Held held;
+        unsigned seen[KEYS / 4];  // by beam g, the lane's scores' keys; not looked at before they are needed, or everything would wait
         auto fetch = [&](int start) {
+            start += warp * KEYS;
 #pragma unroll
-            for (int a = 0; a < AHEAD; a++) {
-                const int place = start + (a * WARPS + warp) * 4 + group;
-                k[a] = place < end ? load_fresh(keys + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
-                v[a] = place < end ? load_fresh(values + place * HEAD + eight) : make_uint4(0, 0, 0, 0);
-                seen[a] = 0;
+            for (int j = 0; j < KEYS / 8; j++) {
+                const int place = start + 8 * j + g, scored = start + 8 * j + 2 * t;
+                const T* from = keys + place * HEAD + 16 * t;
+                held.keys[j][0] = place < end ? load_fresh(from) : none, held.keys[j][1] = place < end ? load_fresh(from + 8) : none;
+                seen[2 * j] = g < BEAMS && scored < end ? visible[scored] : 0;
+                seen[2 * j + 1] = g < BEAMS && scored + 1 < end ? visible[scored + 1] : 0;
+            }
 #pragma unroll
-                for (int b = 0; b < BEAMS; b++) seen[a] |= (place < end && visible[b * step.capacity + place]) << b;
+            for (int a = 0; a < KEYS / 4; a++) {
+                const int place = start + 4 * a + group;
+                held.values[a] = place < end ? load_fresh(values + place * HEAD + eight) : none;
             }
         };
-        fetch(first);  // old keys do not depend on this step: they come in while the queries are awaited
-        const bool own = part == 0 && warp == 0 && group < BEAMS;  // key and value of beam number `group` are kept in `newest`
-        if (own) {
-            const Word* source = step.qkv + (row * BEAMS + group) * (3 * WIDTH / 2) + head * (HEAD / 2) + eight / 2;
-            unsigned pairs[8];
-            await_words<4>([&](int i) { return source + (i / 2 + 1) * (WIDTH / 2) + i % 2 * 2; }, 4, turn, pairs);
+        // Words of the queries and, for the warp that has fewest old keys of the first part, of the new keys and values, all at once.
+        const bool newest = part == 0 && warp == WARPS - 1;
+        const Word* source = step.qkv + row * BEAMS * (3 * WIDTH / 2) + head * (HEAD / 2);
+        const Word *its_query = source + (g < BEAMS ? g : 0) * (3 * WIDTH / 2) + 8 * t, *its_key = its_query + WIDTH / 2;
+        const Word* its_value = source + (group < BEAMS ? group : 0) * (3 * WIDTH / 2) + WIDTH + eight / 2;
+        unsigned query[8];
+        Softmax state;
+        state.top = LOWEST, state.mass = 0.0f;
 #pragma unroll
-            for (int i = 0; i < 8; i++) newest[8 * lane + i] = pairs[i];
+        for (int b = 0; b < BEAMS; b++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) state.mixed[b][i] = 0.0f;
+#pragma unroll 1
+        for (int start = first;; start += ROUND) {
+            fetch(start);
+            if (start == first) {  // old keys do not depend on this step: they come in while the queries are awaited
+                if (newest) {
+                    unsigned words[20];  // eight pairs of a query, eight of a key, four of a value
+                    await_words<10>(
+                        [&](int i) { return i < 4 ? its_query + 2 * i : i < 8 ? its_key + 2 * (i - 4) : its_value + 2 * (i - 8); }, 10, turn, words
+                    );
+                    const uint4 keys_here[2] = {make_uint4(words[8], words[9], words[10], words[11]), make_uint4(words[12], words[13], words[14], words[15])};
+                    const uint4 values_here[2] = {make_uint4(words[16], words[17], words[18], words[19]), none};
+                    if (g < BEAMS) {
+                        T* to = keys + (used + g) * HEAD + 16 * t;
+                        *(uint4*)to = keys_here[0], *(uint4*)(to + 8) = keys_here[1];
+                    }
+                    if (group < BEAMS) *(uint4*)(values + (used + group) * HEAD + eight) = values_here[0];
+                    float2 found = scores(words, keys_here);  // each beam sees its own
+                    if (2 * t != g) found.x = LOWEST;
+                    if (2 * t + 1 != g) found.y = LOWEST;
+                    state.template take<1>(thread, &found, values_here, weights);
+#pragma unroll
+                    for (int i = 0; i < 8; i++) query[i] = words[i];
+                } else {
+                    await_words<4>([&](int i) { return its_query + 2 * i; }, 4, turn, query);
+                }
+            }
+            float2 found[KEYS / 8];
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++) {
+                found[j] = scores(query, held.keys[j]);
+                if (!seen[2 * j]) found[j].x = LOWEST;
+                if (!seen[2 * j + 1]) found[j].y = LOWEST;
+            }
+            state.template take<KEYS / 8>(thread, found, held.values, weights);
+            if (start + ROUND >= end) break;
         }
-        for (int i = THREADS - 1 - threadIdx.x; i < BEAMS * HEAD / 4; i += THREADS) {  // the last warps: the first one waits for the keys
-            const int beam = i / (HEAD / 4), two = i % (HEAD / 4);
-            unsigned pairs[2];
-            const Word* source = step.qkv + (row * BEAMS + beam) * (3 * WIDTH / 2) + head * (HEAD / 2) + 2 * two;
-            await_words<1>([&](int) { return source; }, 1, turn, pairs);
-            float* to = queries + beam * HEAD + 4 * two;
-            to[0] = low(pairs[0]) * 0.125f, to[1] = high(pairs[0]) * 0.125f, to[2] = low(pairs[1]) * 0.125f, to[3] = high(pairs[1]) * 0.125f;
+        state.mass += __shfl_xor_sync(0xffffffffu, state.mass, 1);
+        state.mass += __shfl_xor_sync(0xffffffffu, state.mass, 2);
+        if (g < BEAMS && t == 0) {
+            float* to = merge + (warp * BEAMS + g) * (HEAD + 2) + HEAD;
+            to[0] = state.top, to[1] = state.mass;
         }
-        meet();
-        float query[BEAMS][8];
-        Softmax states[BEAMS];
+        // The four groups of a warp: each lane ends with the sums of two of its eight numbers.
+        const bool upper = lane & 16, odd = lane & 8;
 #pragma unroll
         for (int b = 0; b < BEAMS; b++) {
+            float four[4], two[2];
 #pragma unroll
-            for (int i = 0; i < 8; i++) query[b][i] = queries[b * HEAD + eight + i], states[b].mixed[i] = 0.0f;
-            states[b].top = LOWEST, states[b].mass = 0.0f;
-        }
-        for (int start = first; start < end; start += AHEAD * WARPS * 4) {
-            if (start != first) fetch(start);
-#pragma unroll
-            for (int a = 0; a < AHEAD; a++) {
-                float key[8], value[8];
-                spread(k[a], key), spread(v[a], value);
-#pragma unroll
-                for (int b = 0; b < BEAMS; b++) take(states[b], seen[a] >> b & 1, dot(query[b], key), value);
+            for (int i = 0; i < 4; i++) {
+                const float away = __shfl_xor_sync(0xffffffffu, upper ? state.mixed[b][i] : state.mixed[b][i + 4], 16);
+                four[i] = (upper ? state.mixed[b][i + 4] : state.mixed[b][i]) + away;
             }
-        }
-        if (part == 0 && warp == 0) {  // the new keys: each beam sees its own
-            const uint4 none = make_uint4(0, 0, 0, 0);
-            const uint4 its_key = own ? *(const uint4*)(newest + 8 * lane) : none, its_value = own ? *(const uint4*)(newest + 8 * lane + 4) : none;
-            float key[8], value[8];
-            spread(its_key, key), spread(its_value, value);
 #pragma unroll
-            for (int b = 0; b < BEAMS; b++) take(states[b], own && b == group, dot(query[b], key), value);
-            if (own) {
-                const long long slot = step.slots[group];
-                *(uint4*)(keys + slot * HEAD + eight) = its_key;
-                *(uint4*)(values + slot * HEAD + eight) = its_value;
+            for (int i = 0; i < 2; i++) {
+                const float away = __shfl_xor_sync(0xffffffffu, odd ? four[i] : four[i + 2], 8);
+                two[i] = (odd ? four[i + 2] : four[i]) + away;
             }
-        }
-#pragma unroll
-        for (int b = 0; b < BEAMS; b++) {
-#pragma unroll
-            for (int away = 8; away < 32; away <<= 1) {  // the four groups of a warp
-                const float top = __shfl_xor_sync(0xffffffffu, states[b].top, away);
-                const float mass = __shfl_xor_sync(0xffffffffu, states[b].mass, away);
-                const float higher = fmaxf(states[b].top, top), mine = __expf(states[b].top - higher), theirs = __expf(top - higher);
-                states[b].mass = states[b].mass * mine + mass * theirs;
-#pragma unroll
-                for (int i = 0; i < 8; i++)
-                    states[b].mixed[i] = states[b].mixed[i] * mine + __shfl_xor_sync(0xffffffffu, states[b].mixed[i], away) * theirs;
-                states[b].top = higher;
-            }
-            float* to = merge + (warp * BEAMS + b) * (HEAD + 2);
-            if (group == 0)
-#pragma unroll
-                for (int i = 0; i < 8; i++) to[eight + i] = states[b].mixed[i];
-            if (lane == 0) to[HEAD] = states[b].top, to[HEAD + 1] = states[b].mass;
+            *(float2*)(merge + (warp * BEAMS + b) * (HEAD + 2) + eight + (upper ? 4 : 0) + (odd ? 2 : 0)) = make_float2(two[0], two[1]);
         }
         meet();
-        for (int i = threadIdx.x; i < BEAMS * HEAD / 2; i += THREADS) {
+        for (int i = thread; i < BEAMS * HEAD / 2; i += THREADS) {
             const int beam = i / (HEAD / 2), two = 2 * (i % (HEAD / 2)), sequence = part * COUNT + row * BEAMS + beam;
-            float top = LOWEST, mass = 0.0f, mixed[2] = {0.0f, 0.0f};
+            float top = LOWEST, mass = 0.0f, mixed[2] = {0.0f, 0.0f}, tops[WARPS];
 #pragma unroll
-            for (int w = 0; w < WARPS; w++) top = fmaxf(top, merge[(w * BEAMS + beam) * (HEAD + 2) + HEAD]);
+            for (int w = 0; w < WARPS; w++) tops[w] = merge[(w * BEAMS + beam) * (HEAD + 2) + HEAD], top = fmaxf(top, tops[w]);
 #pragma unroll
             for (int w = 0; w < WARPS; w++) {
                 const float* its = merge + (w * BEAMS + beam) * (HEAD + 2);
-                const float share = __expf(its[HEAD] - top);
-                mass += its[HEAD + 1] * share, mixed[0] += its[two] * share, mixed[1] += its[two + 1] * share;
+                const float share = __expf(tops[w] - top);
+                const float2 sums = *(const float2*)(its + two);
+                mass += its[HEAD + 1] * share, mixed[0] += sums.x * share, mixed[1] += sums.y * share;
             }
-            const float scale = mass > 0.0f ? 1.0f / mass : 0.0f;  // a part may hold no key that this beam sees
+            const float scale = mass > 0.0f ? __fdividef(1.0f, mass) : 0.0f;  // a part may hold no key that this beam sees
             const int pair = head * (HEAD / 2) + two / 2;
             store_word(step.mixed + sequence * (WIDTH / 2) + pair, paired(mixed[0] * scale, mixed[1] * scale), turn);
             if (two == 0) {
@@ -634,27 +753,22 @@ __device__ __forceinline__ void attend(const Step& step, int layer, int used, in
                 store_word(stats, float_to_bits(top), turn), store_word(stats + 1, float_to_bits(mass), turn);
             }
         }
-        meet();
+        if (item + GRID < ROWS * HEADS * parts) meet();  // before `merge` is written again
     }
 }
 
 // Attention's parts put together, as inputs of the warp's tiles: its slice is two heads, and a lane's numbers are of one of them.
-__device__ __forceinline__ void gather(const Step& step, int parts, uint2* inputs, unsigned* space, unsigned turn) {
-    constexpr int PARTS_AT_ONCE = COUNT <= 2 ? 2 : 1, N = PARTS_AT_ONCE * COUNT;
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, head = 2 * warp + (lane >> 4);
+__device__ __forceinline__ void gather(int thread, const Step& step, int parts, uint2* inputs, unsigned* space, unsigned turn) {
+    constexpr int PARTS_AT_ONCE = COUNT <= 1 ? 4 : COUNT <= 3 ? 2 : 1, N = PARTS_AT_ONCE * COUNT;
+    const int warp = thread >> 5, lane = thread & 31, head = 2 * warp + (lane >> 4);
     float sums[COUNT][4], top[COUNT], mass[COUNT];
 #pragma unroll
     for (int m = 0; m < COUNT; m++) sums[m][0] = sums[m][1] = sums[m][2] = sums[m][3] = mass[m] = 0.0f, top[m] = LOWEST;
     for (int p = 0; p < parts; p += PARTS_AT_ONCE) {
         const int here = (parts - p < PARTS_AT_ONCE ? parts - p : PARTS_AT_ONCE) * COUNT;
         unsigned got[4 * N];
-        await_words<2 * N>(
-            [&](int i) {
-                const int sequence = p * COUNT + i / 2;
-                return i % 2 ? step.stats + 2 * (sequence * HEADS + head) : step.mixed + sequence * (WIDTH / 2) + warp * (SLICE / 2) + 2 * lane;
-            },
-            2 * here, turn, got
-        );
+        const Word *stats = step.stats + 2 * (p * COUNT * HEADS + head), *mixed = step.mixed + p * COUNT * (WIDTH / 2) + warp * (SLICE / 2) + 2 * lane;
+        await_words<2 * N>([&](int i) { return i % 2 ? stats + i / 2 * (2 * HEADS) : mixed + i / 2 * (WIDTH / 2); }, 2 * here, turn, got);
 #pragma unroll
         for (int i = 0; i < N; i++)
             if (i < here) {
@@ -670,16 +784,16 @@ __device__ __forceinline__ void gather(const Step& step, int parts, uint2* input
     unsigned pairs[2 * COUNT];
 #pragma unroll
     for (int m = 0; m < COUNT; m++) {
-        const float scale = 1.0f / mass[m];
+        const float scale = __fdividef(1.0f, mass[m]);
         pairs[2 * m] = paired(sums[m][0] * scale, sums[m][1] * scale), pairs[2 * m + 1] = paired(sums[m][2] * scale, sums[m][3] * scale);
     }
-    exchange(pairs, inputs, space);
+    exchange(thread, pairs, inputs, space);
 }
 
 // --------------------------------------------------------------------------------------------------------------------- step
 
 #define MOST(a, b) ((a) > (b) ? (a) : (b))
-#define AT_ONCE (COUNT < 2 ? COUNT : 2)  // sequences whose inner activations are on their way at once
+#define AT_ONCE (COUNT < 3 ? COUNT : COUNT < 4 ? 3 : 2)  // sequences whose inner activations are on their way at once
 #if TRACE
 #define NOTE(phase) if (blockIdx.x == 0 && threadIdx.x == 0) step.trace[l * PHASES + (phase)] = clock_now()
 #else
@@ -691,9 +805,9 @@ __device__ __forceinline__ void gather(const Step& step, int parts, uint2* input
 #define FOR_RING (RING * UNIT * 2)
 #define FOR_PARTS (4 * WARPS * MOST_OUTPUTS * COUNT)
 #define FOR_NORMS (4 * 2 * WARPS * COUNT)
-#define FOR_INPUTS (4 * WARPS * COUNT * 72)
+#define FOR_INPUTS (4 * WARPS * COUNT * 4 * EXCHANGED)
 #define FOR_STREAM (4 * COUNT * WIDTH)
-#define FOR_ATTENTION (4 * (32 * 8 + BEAMS * (HEAD + WARPS * (HEAD + 2))))
+#define FOR_ATTENTION (4 * WARPS * (4 * KEYS + 4 + BEAMS * (HEAD + 2)))
 #define FOR_LAYERS (LAYERS * (int)sizeof(Layer))
 #define SHARED_BYTES (FOR_RING + 2 * FOR_PARTS + 2 * FOR_NORMS + FOR_INPUTS + FOR_STREAM + FOR_ATTENTION + FOR_LAYERS + 16 * RING)
 
@@ -705,13 +819,11 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) decode_step(const 
     Address* empty = full + RING;
     float* parts = (float*)(space += 16 * RING);
     float* norms = (float*)(space += 2 * FOR_PARTS);
-    unsigned* own_inputs = (unsigned*)(space += 2 * FOR_NORMS);
+    unsigned* exchanged = (unsigned*)(space += 2 * FOR_NORMS);
     float4* kept = (float4*)(space += FOR_INPUTS);
-    unsigned* newest = (unsigned*)(space += FOR_STREAM);
-    float* queries = (float*)newest + 32 * 8;
-    float* merge = queries + BEAMS * HEAD;
+    float* weights = (float*)(space += FOR_STREAM);
+    float* merge = weights + WARPS * (4 * KEYS + 4);
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    own_inputs += warp * COUNT * 72;
     for (int i = threadIdx.x; i < FOR_LAYERS / 8; i += THREADS + 32) ((Address*)layers)[i] = ((const Address*)step.layers)[i];
     if (threadIdx.x < RING) begin_arrival(full + threadIdx.x, 1), begin_arrival(empty + threadIdx.x, WARPS);
     arrivals_begun();
@@ -726,79 +838,89 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) decode_step(const 
 #pragma unroll
     for (int m = 0; m < COUNT; m++) kept[m * THREADS + threadIdx.x] = constant4(step.x + m * WIDTH + 4 * threadIdx.x);
     uint2 inputs[STEPS];
-    const float4 nothing = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    float centre[COUNT];
+#pragma unroll
+    for (int m = 0; m < COUNT; m++) centre[m] = 0.0f;
     Word *deltas_out = step.deltas, *deltas_proj = step.deltas + COUNT * (WIDTH / 2);
     float *even = parts, *odd = parts + FOR_PARTS / 4;
-    foresee_keys(step, 0, used, pieces);
-    const int column = 4 * threadIdx.x;
+    int thread = threadIdx.x;
+    foresee_keys(thread, step, 0, used, pieces);
     for (int l = 0; l < LAYERS; l++) {
+        hide(thread);
         const Layer& layer = layers[l];
         if (l + 1 < LAYERS) {
-            foresee_keys(step, l + 1, used, pieces);
+            foresee_keys(thread, step, l + 1, used, pieces);
             // Norms and biases of the next layer likewise, or each would be a trip to memory that everybody waits for.
             const Layer& next = layers[l + 1];
             if (blockIdx.x == l % GRID)
-                foresee(next.gain1, WIDTH), foresee(next.shift1, WIDTH), foresee(next.gain2, WIDTH), foresee(next.shift2, WIDTH);
+                foresee(thread, next.gain1, WIDTH), foresee(thread, next.shift1, WIDTH), foresee(thread, next.gain2, WIDTH), foresee(thread, next.shift2, WIDTH);
             if (blockIdx.x == (l + 1) % GRID)
-                foresee(next.qkv_bias, 3 * WIDTH), foresee(next.out_bias, WIDTH), foresee(next.fc_bias, INNER), foresee(next.proj_bias, WIDTH);
+                foresee(thread, next.qkv_bias, 3 * WIDTH), foresee(thread, next.out_bias, WIDTH), foresee(thread, next.fc_bias, INNER), foresee(thread, next.proj_bias, WIDTH);
         }
 
         // Phase 1
         {
+            const int column = 4 * thread;
             const float4 gain = constant4(layer.gain1 + column), shift = constant4(layer.shift1 + column);
-            Mine<3 * SHARE> mine(layer.qkv_bias);
+            Mine<3 * SHARE> mine(thread, layer.qkv_bias);
             Stream stream;
             if (l > 0)
-                stream.add(kept, deltas_proj, turn);
+                stream.add(thread, kept, deltas_proj, turn);
             else
 #pragma unroll
-                for (int m = 0; m < COUNT; m++) stream.of[m] = kept[m * THREADS + threadIdx.x];
+                for (int m = 0; m < COUNT; m++) stream.of[m] = kept[m * THREADS + thread];
             turn++;
             NOTE(0);
-            stream.norm(gain, shift, norms);
-            stream.to_inputs(inputs, own_inputs);
-            multiply_all<3>(units, inputs, even);
+            stream.norm(thread, gain, shift, centre, norms);
+            stream.to_inputs(thread, inputs, exchanged);
+            multiply_all<3>(thread, units, inputs, even);
             NOTE(1);
-            mine.finish(even, [&](int m, int output, float first, float second) {
+            mine.finish(thread, even, [&](int m, int output, float first, float second) {
                 store_word(step.qkv + m * (3 * WIDTH / 2) + output / 2, paired(first, second), turn);
             });
         }
 
         // Phase 2
-        attend(step, l, used, pieces, newest, queries, merge, turn);
+        hide(thread);
+        attend(thread, step, l, used, pieces, weights, merge, turn);
         NOTE(2);
 
         // Phase 3
         {
-            Mine<SHARE> mine(layer.out_bias);
-            gather(step, pieces, inputs, own_inputs, turn);
+            hide(thread);
+            Mine<SHARE> mine(thread, layer.out_bias);
+            gather(thread, step, pieces, inputs, exchanged, turn);
             NOTE(3);
-            multiply_all<1>(units, inputs, odd);
+            multiply_all<1>(thread, units, inputs, odd);
             NOTE(4);
-            mine.finish(odd, [&](int m, int output, float first, float second) {
+            mine.finish(thread, odd, [&](int m, int output, float first, float second) {
                 store_word(deltas_out + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
             });
         }
 
         // Phase 4
         {
+            hide(thread);
+            const int column = 4 * thread;
             const float4 gain = constant4(layer.gain2 + column), shift = constant4(layer.shift2 + column);
-            Mine<4 * SHARE> mine(layer.fc_bias);
+            Mine<4 * SHARE> mine(thread, layer.fc_bias);
             Stream stream;
-            stream.add(kept, deltas_out, turn);
+            stream.add(thread, kept, deltas_out, turn);
             NOTE(5);
-            stream.norm(gain, shift, norms + FOR_NORMS / 4);
-            stream.to_inputs(inputs, own_inputs);
-            multiply_all<4>(units, inputs, even);
+            stream.norm(thread, gain, shift, centre, norms + FOR_NORMS / 4);
+            stream.to_inputs(thread, inputs, exchanged);
+            multiply_all<4>(thread, units, inputs, even);
             NOTE(6);
-            mine.finish(even, [&](int m, int output, float first, float second) {
+            mine.finish(thread, even, [&](int m, int output, float first, float second) {
                 store_word(step.hidden + m * (INNER / 2) + output / 2, paired(gelu(first), gelu(second)), turn);
             });
         }
 
         // Phase 5
         {
-            Mine<SHARE> mine(layer.proj_bias);
+            hide(thread);
+            const int warp = thread >> 5, lane = thread & 31;
+            Mine<SHARE> mine(thread, layer.proj_bias);
             unsigned pairs[4][2 * COUNT];  // a quarter after the other, of each sequence
 #pragma unroll
             for (int first = 0; first < COUNT; first += AT_ONCE) {
@@ -812,33 +934,39 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) decode_step(const 
                     if (i < 4 * here) pairs[i % 4][2 * (first + i / 4)] = got[2 * i], pairs[i % 4][2 * (first + i / 4) + 1] = got[2 * i + 1];
             }
             NOTE(7);
-            float4 sums = nothing;
+            float4 first_sums = make_float4(0.0f, 0.0f, 0.0f, 0.0f), second_sums = first_sums;
+            uint4 tiles[STEPS];
+            units.load_next(thread, tiles);
 #pragma unroll
             for (int quarter = 0; quarter < 4; quarter++) {
-                exchange(pairs[quarter], inputs, own_inputs);
-                units.multiply_next(sums, inputs);
+                exchange(thread, pairs[quarter], inputs, exchanged);
+                multiply_tiles(first_sums, second_sums, tiles, inputs);
+                if (quarter < 3) units.load_next(thread, tiles);
             }
-            put(sums, 0, SHARE, odd);
+            put(thread, first_sums, second_sums, 0, SHARE, odd);
             meet();
             NOTE(8);
-            mine.finish(odd, [&](int m, int output, float first, float second) {
+            mine.finish(thread, odd, [&](int m, int output, float first, float second) {
                 store_word(deltas_proj + m * (WIDTH / 2) + output / 2, paired(first, second), turn);
             });
         }
     }
     {
+        const int column = 4 * thread;
         const float4 gain = constant4(step.gain_f + column), shift = constant4(step.shift_f + column);
         const float4 gain2 = constant4(step.gain_last + column), shift2 = constant4(step.shift_last + column);
         Stream stream;
-        stream.add(kept, deltas_proj, turn);
-        stream.norm(gain, shift, norms);
-        stream.norm(gain2, shift2, norms + FOR_NORMS / 4);
-        stream.to_inputs(inputs, own_inputs);
+        stream.add(thread, kept, deltas_proj, turn);
+        stream.norm(thread, gain, shift, centre, norms);
+#pragma unroll
+        for (int m = 0; m < COUNT; m++) centre[m] = 0.0f;
+        stream.norm(thread, gain2, shift2, centre, norms + FOR_NORMS / 4);
+        stream.to_inputs(thread, inputs, exchanged);
     }
-    multiply_all<CODE_UNITS>(units, inputs, even);
+    multiply_all<CODE_UNITS>(thread, units, inputs, even);
     for (int i = threadIdx.x; i < CODE_UNITS * SHARE * COUNT; i += THREADS) {
         const int m = i / (CODE_UNITS * SHARE), row = i % (CODE_UNITS * SHARE), output = blockIdx.x * CODE_UNITS * SHARE + row;
-        if (output < CODES) step.logits[m * CODES + output] = total(even, row, CODE_UNITS * SHARE, m) + constant(step.code_bias + output);
+        if (output < CODES) step.logits[m * CODES + output] = row_total(even, row, CODE_UNITS * SHARE, m) + constant(step.code_bias + output);
     }
     // The last block to come here begins the next launch's turns.
     if (threadIdx.x == 0 && add_release(step.launches) == GRID - 1) step.launches[0] = 0, step.launches[1]++;

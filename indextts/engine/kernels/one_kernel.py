@@ -22,7 +22,7 @@ from indextts.models.gpt2 import Conv1D, GPT2Block
 
 MOST_SEQUENCES, MOST_BEAMS = 8, 4
 MOST_PARTS, PHASES = 8, 9  # as in the kernel's source
-HEAD_WIDTH, CHUNK = 64, 256
+HEAD_WIDTH, CHUNK, KEYS = 64, 256, 16
 SLICE, MOST_SHARE = 128, 16  # of the inner width, a warp's; outputs of a block in the smallest product
 LEAST_RING = 3
 LEAST_SHARED = 210_000  # bytes of shared memory a block that 8 sequences of the release's width take with the shortest ring
@@ -33,11 +33,14 @@ _RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system ke
 class Layout:
     """How the work is cut; what is best is measured on the device.
 
-    ``ring``: units of weights in shared memory, at most; ``part``: old keys that are worth a block; ``back_off``: nanoseconds before words
+    ``ring``: units of weights in shared memory, at most; ``flight``: those that may be on their way there at once; ``foresee``: those
+    beyond the one sent for that are fetched into the L2 cache; ``part``: old keys that are worth a block; ``back_off``: nanoseconds before words
     that were not there are read again.
     """
 
-    ring: int = 5
+    ring: int = 8
+    flight: int = 8
+    foresee: int = 0
     part: int = 128
     back_off: int = 0
 
@@ -156,8 +159,8 @@ def shared_bytes(defines: Defines) -> int:
     width, beams, ring = (defines[name] for name in ("WIDTH", "BEAMS", "RING"))
     count, warps, share = defines["ROWS"] * beams, width // SLICE, width // defines["GRID"]
     outputs = share * max(4, -(-defines["CODES"] // width))
-    sums = 2 * (4 * warps * outputs * count + 4 * 2 * warps * count) + 4 * warps * count * 72
-    attention = 4 * (32 * 8 + beams * (HEAD_WIDTH + warps * (HEAD_WIDTH + 2)))
+    sums = 2 * (4 * warps * outputs * count + 4 * 2 * warps * count) + 4 * warps * count * 80
+    attention = 4 * warps * (4 * KEYS + 4 + beams * (HEAD_WIDTH + 2))
     return ring * (share * (width + 8) * 2 + 16) + sums + 4 * count * width + attention + defines["LAYERS"] * 12 * 8
 
 
