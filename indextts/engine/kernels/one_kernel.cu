@@ -42,7 +42,6 @@ typedef unsigned long long Address;
 #define UNITS 12                  // of a layer
 #define LOWEST (-1e30f)
 #define KEYS 16                   // that a warp has at once, in tiles of 8
-#define ROUND (WARPS * KEYS)
 #define MOST_PARTS 8
 #define PHASES 9
 
@@ -260,23 +259,25 @@ __device__ __forceinline__ void spread(uint4 eight, float* to) {
 
 __device__ __forceinline__ unsigned paired(float first, float second) { return rounded(first) | (unsigned)rounded(second) << 16; }
 
-// Pairs of words number 0 to `most` (at most N), which lie at `where(i)`: reads them until all are of the `turn`. The values, two a pair.
+// Pairs of words number 0 to `most` (at most N), which lie at `where(i)`: reads them until all are of the `turn`, those that are not there
+// again and again. The values, two a pair.
 template <int N, class Where>
 __device__ __forceinline__ void await_words(Where where, int most, unsigned turn, unsigned* values) {
     uint4 pairs[N];
-    unsigned asked = 0;
-    bool there;
-    do {
 #pragma unroll
-        for (int i = 0; i < N; i++)
-            if (i < most) pairs[i] = load_words(where(i));
-        there = true;
+    for (int i = 0; i < N; i++)
+        if (i < most) pairs[i] = load_words(where(i));
+    for (unsigned asked = 0;; asked++) {
+        bool there = true;
 #pragma unroll
         for (int i = 0; i < N; i++)
             if (i < most) there = there && pairs[i].y == turn && pairs[i].w == turn;
-        if (!there) PAUSE(asked);
-        asked++;
-    } while (!there);
+        if (there) break;
+        PAUSE(asked);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (i < most && (pairs[i].y != turn || pairs[i].w != turn)) pairs[i] = load_words(where(i));
+    }
 #pragma unroll
     for (int i = 0; i < N; i++)
         if (i < most) values[2 * i] = pairs[i].x, values[2 * i + 1] = pairs[i].z;
@@ -661,53 +662,47 @@ __device__ __forceinline__ void attend(
                 held.values[a] = place < end ? load_fresh(values + place * HEAD + eight) : none;
             }
         };
-        // Words of the queries and, for the warp that has fewest old keys of the first part, of the new keys and values, all at once.
-        const bool newest = part == 0 && warp == WARPS - 1;
         const Word* source = step.qkv + row * BEAMS * (3 * WIDTH / 2) + head * (HEAD / 2);
         const Word *its_query = source + (g < BEAMS ? g : 0) * (3 * WIDTH / 2) + 8 * t, *its_key = its_query + WIDTH / 2;
-        const Word* its_value = source + (group < BEAMS ? group : 0) * (3 * WIDTH / 2) + WIDTH + eight / 2;
-        unsigned query[8];
         Softmax state;
         state.top = LOWEST, state.mass = 0.0f;
 #pragma unroll
         for (int b = 0; b < BEAMS; b++)
 #pragma unroll
             for (int i = 0; i < 8; i++) state.mixed[b][i] = 0.0f;
+        if (part == 0 && warp == WARPS - 1) {  // the new keys, of which each beam sees its own
+            const Word* its_value = source + (group < BEAMS ? group : 0) * (3 * WIDTH / 2) + WIDTH + eight / 2;
+            unsigned words[20];  // eight pairs of a query, eight of a key, four of a value
+            await_words<10>(
+                [&](int i) { return i < 4 ? its_query + 2 * i : i < 8 ? its_key + 2 * (i - 4) : its_value + 2 * (i - 8); }, 10, turn, words
+            );
+            const uint4 new_keys[2] = {make_uint4(words[8], words[9], words[10], words[11]), make_uint4(words[12], words[13], words[14], words[15])};
+            const uint4 new_values[2] = {make_uint4(words[16], words[17], words[18], words[19]), none};
+            if (g < BEAMS) {
+                T* to = keys + (used + g) * HEAD + 16 * t;
+                *(uint4*)to = new_keys[0], *(uint4*)(to + 8) = new_keys[1];
+            }
+            if (group < BEAMS) *(uint4*)(values + (used + group) * HEAD + eight) = new_values[0];
+            float2 found = scores(words, new_keys);
+            if (2 * t != g) found.x = LOWEST;
+            if (2 * t + 1 != g) found.y = LOWEST;
+            state.template take<1>(thread, &found, new_values, weights);
+        } else {
+            unsigned query[8];
 #pragma unroll 1
-        for (int start = first;; start += ROUND) {
-            fetch(start);
-            if (start == first) {  // old keys do not depend on this step: they come in while the queries are awaited
-                if (newest) {
-                    unsigned words[20];  // eight pairs of a query, eight of a key, four of a value
-                    await_words<10>(
-                        [&](int i) { return i < 4 ? its_query + 2 * i : i < 8 ? its_key + 2 * (i - 4) : its_value + 2 * (i - 8); }, 10, turn, words
-                    );
-                    const uint4 keys_here[2] = {make_uint4(words[8], words[9], words[10], words[11]), make_uint4(words[12], words[13], words[14], words[15])};
-                    const uint4 values_here[2] = {make_uint4(words[16], words[17], words[18], words[19]), none};
-                    if (g < BEAMS) {
-                        T* to = keys + (used + g) * HEAD + 16 * t;
-                        *(uint4*)to = keys_here[0], *(uint4*)(to + 8) = keys_here[1];
-                    }
-                    if (group < BEAMS) *(uint4*)(values + (used + group) * HEAD + eight) = values_here[0];
-                    float2 found = scores(words, keys_here);  // each beam sees its own
-                    if (2 * t != g) found.x = LOWEST;
-                    if (2 * t + 1 != g) found.y = LOWEST;
-                    state.template take<1>(thread, &found, values_here, weights);
+            for (int start = first; start < end; start += (part ? WARPS : WARPS - 1) * KEYS) {
+                fetch(start);
+                // Old keys do not depend on this step: they come in while the queries are awaited.
+                if (start == first) await_words<4>([&](int i) { return its_query + 2 * i; }, 4, turn, query);
+                float2 found[KEYS / 8];
 #pragma unroll
-                    for (int i = 0; i < 8; i++) query[i] = words[i];
-                } else {
-                    await_words<4>([&](int i) { return its_query + 2 * i; }, 4, turn, query);
+                for (int j = 0; j < KEYS / 8; j++) {
+                    found[j] = scores(query, held.keys[j]);
+                    if (!seen[2 * j]) found[j].x = LOWEST;
+                    if (!seen[2 * j + 1]) found[j].y = LOWEST;
                 }
+                state.template take<KEYS / 8>(thread, found, held.values, weights);
             }
-            float2 found[KEYS / 8];
-#pragma unroll
-            for (int j = 0; j < KEYS / 8; j++) {
-                found[j] = scores(query, held.keys[j]);
-                if (!seen[2 * j]) found[j].x = LOWEST;
-                if (!seen[2 * j + 1]) found[j].y = LOWEST;
-            }
-            state.template take<KEYS / 8>(thread, found, held.values, weights);
-            if (start + ROUND >= end) break;
         }
         state.mass += __shfl_xor_sync(0xffffffffu, state.mass, 1);
         state.mass += __shfl_xor_sync(0xffffffffu, state.mass, 2);

@@ -39,9 +39,9 @@ class Layout:
     """
 
     ring: int = 8
-    flight: int = 8
-    foresee: int = 0
-    part: int = 128
+    flight: int = 1
+    foresee: int = 4
+    part: int = 144
     back_off: int = 0
 
 
