@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from indextts.engine.solver_attention import rotate
+from indextts.engine.solver_attention import attend, rotate
 
 
 class SolverOps:
@@ -33,6 +33,10 @@ class SolverOps:
         """Queries and keys turned by their positions, and values, each (R, S, heads, head_dim), of products (R, S, 3, heads, head_dim)."""
         q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
         return q, k, qkv[:, :, 2]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, spans: Tensor | None) -> Tensor:
+        """See :func:`indextts.engine.solver_attention.attend`."""
+        return attend(q, k, v, mask, spans)
 
     def silu_gate(self, x: Tensor) -> Tensor:
         """``silu(a) b`` of ``[a, b]`` side by side, (R, S, 2 H) to (R, S, H)."""

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from indextts.engine.solver_attention import attend
 from indextts.engine.solver_inputs import StepInputs
 from indextts.engine.solver_ops import SolverOps
 from indextts.engine.solver_times import TimeRow, TimeTables
@@ -74,7 +73,7 @@ class SolverStep:
         second = None if self.savings.folded_offsets else time.offset[2 * i + 1]
         qkv = self._product(n, block.wqkv, time.attention_bias[i] if time.attention_bias is not None else None)
         q, k, v = self.ops.rotated(qkv.unflatten(-1, (3, self.heads, -1)), step.rotation)
-        y = attend(q[:, -queries:], k, v, step.mask, step.spans)
+        y = self.ops.attend(q[:, -queries:], k, v, step.mask, step.spans)
         h, n = self.ops.add_norm(h[:, -queries:], self._product(y.flatten(2), block.wo), time.gain[2 * i + 1], second)
         bias = time.feed_forward_bias[i] if time.feed_forward_bias is not None else None
         if self.savings.fused_feed_forward:

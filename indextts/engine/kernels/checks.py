@@ -18,6 +18,7 @@ from indextts.engine.device_beams import BeamSearch
 from indextts.engine.device_search import Search
 from indextts.engine.precision import copy_to, inputs_inside
 from indextts.engine.sampling import SamplingParams
+from indextts.engine.solver_attention import packed_spans
 from indextts.engine.solver_ops import SolverOps
 from indextts.engine.static_cache import KVStorage, StaticCache
 from indextts.models.bigvgan import Activation
@@ -165,6 +166,18 @@ def _solver_pairs(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Te
     both = (3 * random(2, 7, 2 * 100)).to(dtype)
     yield fused.silu_gate(both), plain.silu_gate(both)
     yield fused.wave_gate(both), plain.wave_gate(both)
+    if dtype != torch.float32:  # whose padding is masked
+        shifts, lengths, slots = torch.tensor([2, 0], device=device), torch.tensor([71, 150], device=device), 150
+        place = torch.arange(slots, device=device)
+        frames = (place >= shifts[:, None]) & (place < (shifts + lengths)[:, None])
+        mask = torch.zeros(2, 1, 1, slots, device=device, dtype=dtype).masked_fill(~frames[:, None, None], -torch.inf)
+        q, k, v = random(2, slots, 3, 3, 32).to(dtype).unbind(2)
+        for window in (slots, 90):
+            pair = [
+                ops.attend(q[:, -window:], k, v, *how)[frames[:, -window:]]
+                for ops, how in ((fused, (None, packed_spans(shifts, lengths, slots, window))), (plain, (mask, None)))
+            ]
+            yield pair[0], pair[1]
 
 
 def small_gpt(device: torch.device, dtype: torch.dtype, **sizes: Any) -> UnifiedVoice:
