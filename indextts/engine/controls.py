@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from indextts.engine.attention import check_attention
+from indextts.engine.memory import cuda_bytes
 from indextts.engine.precision import resolve_precision
 from indextts.engine.reference_cache import ReferenceCache
 from indextts.engine.speed_controls import SpeedControls, resolve_deepspeed
@@ -226,8 +227,8 @@ class EngineControls(SpeedControls):
     def _after_inference(self, record: Telemetry) -> None:
         record.cache_mb = self.cache_memory_mb
         if self.device.type == "cuda":
-            record.peak_vram_mb = torch.cuda.max_memory_allocated(self.device) / MB
-            needed = record.peak_vram_mb - torch.cuda.memory_allocated(self.device) / MB
+            record.peak_vram_mb = cuda_bytes(self.device, "allocated_bytes", "peak") / MB
+            needed = record.peak_vram_mb - cuda_bytes(self.device, "allocated_bytes") / MB
             resource_monitor.set_next_inference_mb(torch.cuda.current_device() if self.device.index is None else self.device.index, needed)
         self.last_telemetry = record
 

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from indextts.engine.graphs import GraphedCall
+from indextts.engine.static_cache import Layers, OneBlock, in_one_block
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.gpt2 import KVCache
 
 PREFIX_BUCKET = 32  # positions
 CODES_BUCKET = 64
-Layers = list[tuple[Tensor, Tensor]]
 
 
 class PassGraphs:
@@ -30,7 +30,7 @@ class PassGraphs:
         self._prefill = graphed(partial(prefill_pass, gpt), warmup_steps)
         self._latents = graphed(partial(latent_pass, gpt), warmup_steps)
 
-    def prefill(self, embedded: Tensor, mask: Tensor | None) -> tuple[Layers, Tensor, Tensor]:
+    def prefill(self, embedded: Tensor, mask: Tensor | None) -> tuple[OneBlock, Tensor, Tensor]:
         """Run embeddings ``(B, S, D)`` with mask ``(B, S)``: keys and values of each layer, the mask over them, ``(B, T)`` with T a whole
         number of buckets, and the state at the last position, ``(B, D)``.
         """
@@ -39,15 +39,14 @@ class PassGraphs:
             mask = torch.ones(embedded.shape[:2], dtype=torch.bool, device=embedded.device)
         mask = F.pad(mask, (missing, 0), value=False)
         kv, last = self._prefill(F.pad(embedded, (0, 0, missing, 0)), mask)
-        return list(zip(kv[0], kv[1], strict=True)), mask, last
+        return OneBlock(kv), mask, last
 
     def latents(self, layers: Layers, mask: Tensor | None, fed: Tensor) -> Tensor:
         """Run embedded codes ``(B, n, D)`` after a prefix: states ``(B, n, D)``."""
         count = fed.shape[1]
         if mask is None:
             mask = torch.ones(len(fed), layers[0][0].shape[2], dtype=torch.bool, device=fed.device)
-        kv = torch.stack([torch.stack(half) for half in zip(*layers, strict=True)])
-        states: Tensor = self._latents(kv, mask, F.pad(fed, (0, 0, 0, -count % CODES_BUCKET)))
+        states: Tensor = self._latents(in_one_block(layers), mask, F.pad(fed, (0, 0, 0, -count % CODES_BUCKET)))
         return states[:, :count]
 
     @property

@@ -25,6 +25,19 @@ KEYS_PER_BEAM = 256  # a bucket's width: more means fewer graphs to capture and 
 Layers = Sequence[tuple[Tensor, Tensor]]
 
 
+class OneBlock(list[tuple[Tensor, Tensor]]):
+    """Keys and values of each layer that are views of one tensor, ``kv`` (2, layers, B, heads, P, head_width)."""
+
+    def __init__(self, kv: Tensor) -> None:
+        super().__init__(zip(kv[0], kv[1], strict=True))
+        self.kv = kv
+
+
+def in_one_block(layers: Layers) -> Tensor:
+    """``kv`` as of :class:`OneBlock`, copied together unless it is one."""
+    return layers.kv if isinstance(layers, OneBlock) else torch.stack([torch.stack(half) for half in zip(*layers, strict=True)])
+
+
 class KVStorage:
     """One block of device memory for keys and values, of which every :class:`StaticCache` is a view; one of them is in use at a time.
 
@@ -117,9 +130,12 @@ class StaticCache:
         bucket = self.bucket(keys, most_keys)
         length = prefix[0][0].shape[2]
         bucket.kv.zero_()  # whatever was there must be finite: hidden values are multiplied by 0
-        for layer, pair in enumerate(prefix):
-            for half, tensor in zip(bucket.kv[:, layer], pair, strict=True):
-                half[:, :, :length] = tensor
+        if isinstance(prefix, OneBlock):
+            bucket.kv[..., :length, :] = prefix.kv
+        else:
+            for layer, pair in enumerate(prefix):
+                for half, tensor in zip(bucket.kv[:, layer], pair, strict=True):
+                    half[:, :, :length] = tensor
         bucket.visible.zero_()
         bucket.visible[:, :, :length] = True if mask is None else mask[:, None]
         torch.add(self.first_slots, length, out=self.slots)

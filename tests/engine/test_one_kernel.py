@@ -139,7 +139,8 @@ def test_every_block_has_outputs() -> None:
 
 def test_compiles_for_gpus_without_one() -> None:
     pytest.importorskip("cuda.bindings.nvrtc")
-    shape = {"WIDTH": 1280, "HEADS": 20, "LAYERS": 24, "CODES": 8194, "ROWS": 1, "BEAMS": 3, "PART": 192, "BACK_OFF": 20, "TRACE": 0, "FLIGHT": 2, "FORESEE": 3}
+    layout = {"PART": 192, "BACK_OFF": 20, "FLIGHT": 2, "FORESEE": 3}
+    shape = {"WIDTH": 1280, "HEADS": 20, "LAYERS": 24, "CODES": 8194, "ROWS": 1, "BEAMS": 3, "TRACE": 0, **layout}
     for architecture, half, blocks, ring in (("sm_90", 0, 128, 5),):
         defines = {**shape, "GRID": blocks, "HALF": half, "RING": ring}
         assert len(one_kernel.compiled(architecture, tuple(sorted(defines.items())))) > 1000

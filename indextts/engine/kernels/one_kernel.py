@@ -33,9 +33,9 @@ _RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system ke
 class Layout:
     """How the work is cut; what is best is measured on the device.
 
-    ``ring``: units of weights in shared memory, at most; ``flight``: those that may be on their way there at once; ``foresee``: those
-    beyond the one sent for that are fetched into the L2 cache; ``part``: old keys that are worth a block; ``back_off``: nanoseconds before words
-    that were not there are read again.
+    ``ring``: units of weights in shared memory, at most; ``flight``: those that may be on their way there at once (more would keep
+    the memory busy, and the words that blocks exchange waiting); ``foresee``: those beyond the one sent for that are fetched into the L2
+    cache; ``part``: old keys that are worth a block; ``back_off``: nanoseconds before words that were not there are read again.
     """
 
     ring: int = 8

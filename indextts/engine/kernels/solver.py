@@ -123,7 +123,8 @@ def _attend(
     if (first >= end) | (first + M <= start):  # padding, which nobody reads, but which goes on through norms and products
         tl.store(target, tl.zeros((M, HEAD), out.dtype.element_ty), mask=inside[:, None])
     else:
-        query = tl.load(q + row.to(tl.int64) * q_row + at[:, None] * q_slot + head * HEAD + channel[None, :], mask=inside[:, None], other=0.0)
+        source = q + row.to(tl.int64) * q_row + at[:, None] * q_slot + head * HEAD + channel[None, :]
+        query = tl.load(source, mask=inside[:, None], other=0.0)
         place = start + tl.arange(0, N)
         keys = k + row.to(tl.int64) * k_row + head * HEAD + place[None, :] * k_slot + channel[:, None]
         values = v + row.to(tl.int64) * v_row + head * HEAD + place[:, None] * v_slot + channel[None, :]
