@@ -71,8 +71,8 @@ def solve_batch(stages: Stages, batch: Sequence[CodedUtterance], on_step: Callab
     latents = pad_sequence([coded.latents[0] for coded in batch], batch_first=True)
     conditions = stages.s2mel.length_regulator(
         stages.content_of(codes, latents),
-        torch.tensor(frames, device=stages.device),
-        None if len(set(sources)) == 1 else torch.tensor(sources, device=stages.device),
+        torch.tensor(frames),
+        None if len(set(sources)) == 1 else torch.tensor(sources),
     )
     mu = [torch.cat([speaker.condition[0], own[:n]]) for speaker, own, n in zip(speakers, conditions, frames, strict=True)]
     lengths, prompts = [len(row) for row in mu], [speaker.mel.shape[-1] for speaker in speakers]
@@ -130,7 +130,7 @@ def _generate(
         batch = [*batch, *[batch[-1]] * (2 ** (rows - 1).bit_length() - rows)]
     gpt, params, forced = stages.gpt, batch[0].sampling, batch[0].forced_codes
     stop = gpt.config.stop_text_token
-    ids = pad_sequence([_ids(stages, utterance)[0] for utterance in batch], batch_first=True, padding_value=stop)
+    ids = pad_sequence([torch.tensor(u.ids, dtype=torch.int32) for u in batch], batch_first=True, padding_value=stop)
     generators = [segment_generators(utterance.seed, utterance.index, stages.device)[0] for utterance in batch]
     with stages.gpt_autocast():
         latents, emotion = (torch.cat(rows) for rows in zip(*((u.speaker.latents, u.emotion) for u in batch), strict=True))

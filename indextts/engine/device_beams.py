@@ -129,8 +129,8 @@ class BeamSearch(Search):
             for row, slots in enumerate(found)
         ]
         finished = state.finish()
-        codes = state.best_codes(finished).to(self.tokens.device)
-        return GeneratedCodes(codes, code_lengths(codes, self.stop), (codes != self.stop).all(dim=1), finished)
+        codes = state.best_codes(finished)
+        return GeneratedCodes(codes.to(self.tokens.device), code_lengths(codes, self.stop), (codes != self.stop).all(dim=1), finished)
 
     def state(self) -> list[Tensor]:
         """All buffers that a step changes."""

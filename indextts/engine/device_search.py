@@ -100,7 +100,8 @@ class Search:
     def result(self, steps: int, params: SamplingParams, limit: int) -> GeneratedCodes:
         """What the first ``steps`` steps found."""
         codes = self.tokens[:steps, :, 0].t().clone(memory_format=torch.contiguous_format)  # the next search overwrites the buffer
-        return GeneratedCodes(codes, code_lengths(codes, self.stop), (codes != self.stop).all(dim=1))
+        read = codes.cpu()  # once: what is asked about them is answered by the host
+        return GeneratedCodes(codes, code_lengths(read, self.stop), (read != self.stop).all(dim=1))
 
     def state(self) -> list[Tensor]:
         """All buffers that a step changes."""

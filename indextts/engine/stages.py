@@ -141,7 +141,7 @@ class Stages(StageSwitches):
         mel = mel_spectrogram(wav_22k.to(self.device)[None], spect.spect_params, spect.sr)
         style = self.campplus(style_features(wav_16k.to(self.device)))
         _, quantised = self.semantic_codec.quantize(features)
-        condition = self.s2mel.length_regulator(quantised, torch.tensor([mel.shape[-1]], device=self.device))
+        condition = self.s2mel.length_regulator(quantised, torch.tensor([mel.shape[-1]]))
         with self.gpt_autocast():
             latents = self.gpt.speaker_latents(features)
         return SpeakerPrompt(features, style, condition, mel, latents)
@@ -202,7 +202,7 @@ class Stages(StageSwitches):
     ) -> Tensor:
         """Mel (1, 80, N) of codes (1, n) in the speaker's voice; N = trunc(1.72 n) times the duration factor."""
         frames = target_frames(codes.shape[1], duration_factor)
-        condition = self.s2mel.length_regulator(self.content_of(codes, latents), torch.tensor([frames], device=self.device))
+        condition = self.s2mel.length_regulator(self.content_of(codes, latents), torch.tensor([frames]))
         mu = torch.cat([speaker.condition, condition], dim=1)
         noise = torch.randn(1, speaker.mel.shape[1], mu.shape[1], device=self.device, generator=generator)
         mel = self.solve(mu, speaker.mel, speaker.style, steps=steps, guidance=guidance, noise=noise, on_step=on_step)

@@ -129,7 +129,8 @@ class UnifiedVoice(nn.Module):
 
         ``conditioning``: ``(B, C, D)``, or ``(1, C, D)`` for all rows. ``text_ids``: ``(B, L)``; start and stop ids in a row are
         padding and are dropped; shorter rows are padded on the left with zero vectors, where the mask is false. The mask's last
-        column belongs to the start code, which :meth:`prefill` adds. Errors: ``ValueError`` for too many text tokens.
+        column belongs to the start code, which :meth:`prefill` adds. Ids on the CPU spare waits for the device. Errors: ``ValueError``
+        for too many text tokens.
         """
         config, rows = self.config, text_ids.shape[0]
         conditioning = conditioning.expand(rows, -1, -1)
@@ -138,11 +139,12 @@ class UnifiedVoice(nn.Module):
         embeddings = []
         for row, ids in enumerate(text_ids):
             kept = ids[(ids != config.start_text_token) & (ids != config.stop_text_token)]
-            text = self._embed_text(self._framed(kept[None], None, config.start_text_token, config.stop_text_token))
+            framed = self._framed(kept[None], None, config.start_text_token, config.stop_text_token)
+            text = self._embed_text(framed.to(conditioning.device))
             vectors = torch.cat([conditioning[row], text[0]])
             embeddings.append(F.pad(vectors, (0, 0, width - vectors.shape[0], 0)))
             mask[row, width - vectors.shape[0] :] = True
-        return torch.stack(embeddings), mask
+        return torch.stack(embeddings), mask.to(conditioning.device)
 
     def placeholder_ids(self, prefix_embeddings: Tensor) -> Tensor:
         """The ids that sampling sees for a prefix ``(B, P, D)``: P ones and the start code, ``(B, P + 1)``."""

@@ -40,18 +40,20 @@ class LengthRegulator(nn.Module):
     def forward(self, x: Tensor, target_lengths: Tensor, source_lengths: Tensor | None = None) -> Tensor:
         """Stretch ``x`` (B, X, in_channels) to (B, Y, channels), Y the longest target; zero beyond each sample's own target.
 
-        ``target_lengths`` and ``source_lengths`` (all X when absent) are (B,) int64, at least 1. A sample of a padded batch comes
-        out as it does alone. Errors: ``ValueError`` for a length below 1 or beyond the tensor.
+        ``target_lengths`` and ``source_lengths`` (all X when absent) are (B,) int64, at least 1; they are read on the host, so CPU tensors
+        spare waits for the device. A sample of a padded batch comes out as it does alone. Errors: ``ValueError`` for a length below 1 or
+        beyond the tensor.
         """
         batch, sources, _ = x.shape
         if source_lengths is None:
-            source_lengths = torch.full((batch,), sources, dtype=torch.int64, device=x.device)
+            source_lengths = torch.full((batch,), sources, dtype=torch.int64)
         shortest, frames = int(target_lengths.min()), int(target_lengths.max())
         if shortest < 1 or int(source_lengths.min()) < 1 or int(source_lengths.max()) > sources:
             raise ValueError(
                 f"target lengths must be at least 1 and source lengths between 1 and {sources}; "
                 f"got {target_lengths.tolist()} and {source_lengths.tolist()}"
             )
+        source_lengths, target_lengths = source_lengths.to(x.device), target_lengths.to(x.device)
         index = nearest_index(source_lengths, target_lengths, frames)
         projected = self.content_in_proj(x)
         h = projected.gather(1, index[..., None].expand(-1, -1, projected.shape[-1])).transpose(1, 2)

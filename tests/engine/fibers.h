@@ -151,6 +151,16 @@ static inline std::vector<V> gathered(V value) {
     __syncwarp();
     return all;
 }
+static inline float __shfl_sync(unsigned, float value, int from) { return gathered(value)[from]; }
+static inline float __shfl_up_sync(unsigned, float value, int away) {
+    const int lane = fibers::current->thread % 32;
+    return gathered(value)[lane >= away ? lane - away : lane];
+}
+static inline int atomicAdd(int* to, int value) {
+    *to += value;
+    return *to - value;
+}
+#define INFINITE INFINITY
 static inline uint4 load_matrix(const T* row) {
     const auto rows = gathered(row);
     const int lane = fibers::current->thread % 32;

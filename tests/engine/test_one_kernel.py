@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,45 +10,21 @@ from torch import Tensor
 
 from indextts.engine.decode import feed as plain_feed
 from indextts.engine.kernels import checks, one_kernel
-from indextts.engine.kernels.one_kernel import Defines, Launch, Layout, OneKernel, Step
+from indextts.engine.kernels.one_kernel import Launch, Layout, OneKernel
 from indextts.engine.precision import inputs_inside
 from indextts.engine.static_cache import KVStorage, StaticCache
 from indextts.models.gpt import UnifiedVoice
+from tests.engine.on_fibers import runner
 
-HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "indextts" / "engine" / "kernels"
-CALL = """
-#include "fibers.h"
-#include "one_kernel.cu"
-extern "C" int run(const Step* step, int shared_bytes) {
-    return shared_bytes == SHARED_BYTES ? launch(decode_step, *step, GRID, THREADS + 32, SHARED_BYTES) : -SHARED_BYTES;
-}
-"""
 GPT = {"model_dim": 256, "heads": 4, "number_mel_codes": 150, "start_mel_token": 148, "stop_mel_token": 149}
 BLOCKS = 20  # 16 of them are used
 
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """Compiles for the CPU, once per set of defines, and runs."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    folder, made = tmp_path_factory.mktemp("one_kernel"), {}
-    (folder / "call.cpp").write_text(CALL, encoding="utf-8")
-
-    def run(defines: Defines, step: Step) -> None:
-        key = tuple(sorted(defines.items()))
-        if key not in made:
-            library = folder / f"{len(made)}.so"
-            names = [f"-D{name}={value}" for name, value in key]
-            command = [compiler, "-O2", "-std=c++17", "-shared", "-fPIC", "-w", *names, f"-I{HERE}", f"-I{KERNELS}"]
-            subprocess.run([*command, str(folder / "call.cpp"), "-o", str(library)], check=True)
-            made[key] = ctypes.CDLL(str(library))
-        left = made[key].run(ctypes.byref(step), one_kernel.shared_bytes(defines))
-        assert left == 0, f"{left} threads never ended"
-
-    return run
+    """Runs the kernel on the CPU."""
+    run = runner(tmp_path_factory.mktemp("one_kernel"), "one_kernel.cu", "decode_step", "Step")
+    return lambda defines, step: run(defines, step, defines["GRID"], defines["WIDTH"] // 4 + 32, one_kernel.shared_bytes(defines))
 
 
 def never(*_: object) -> Tensor:

@@ -7,15 +7,13 @@ For up to 8 sequences, of up to 4 beams a row, with weights of 16 bits. For othe
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.resources import files
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from indextts.engine.kernels import cuda_source
 from indextts.engine.static_cache import Bucket, StaticCache
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.gpt2 import Conv1D, GPT2Block
@@ -26,7 +24,6 @@ HEAD_WIDTH, CHUNK, KEYS = 64, 256, 16
 SLICE, MOST_SHARE = 128, 16  # of the inner width, a warp's; outputs of a block in the smallest product
 LEAST_RING = 3
 LEAST_SHARED = 210_000  # bytes of shared memory a block that 8 sequences of the release's width take with the shortest ring
-_RESERVED = 1024  # bytes of a multiprocessor's shared memory that the system keeps
 
 
 @dataclass(frozen=True)
@@ -172,9 +169,9 @@ def fitted(defines: Defines, limit: int) -> dict[str, int]:
     return found
 
 
-def source() -> str:
-    """The kernel in CUDA C++."""
-    return files("indextts.engine.kernels").joinpath("one_kernel.cu").read_text(encoding="utf-8")
+def compiled(architecture: str, defines: cuda_source.Pairs) -> bytes:
+    """Machine code of the kernel for an architecture such as ``sm_90``."""
+    return cuda_source.compiled("one_kernel.cu", architecture, defines)
 
 
 def launcher(device: torch.device) -> tuple[Launch, int]:
@@ -183,61 +180,19 @@ def launcher(device: torch.device) -> tuple[Launch, int]:
     Errors: ``ImportError`` without ``cuda.bindings``, which come with torch for CUDA; ``RuntimeError`` for a device older than sm_90,
     or with little shared memory, and if CUDA or its compiler refuses.
     """
-    from cuda.bindings import driver
+    import cuda.bindings.driver  # noqa: F401
 
     facts = torch.cuda.get_device_properties(device)
     if facts.major < 9:
         raise RuntimeError(f"it needs compute capability 9.0 or later, and this device has {facts.major}.{facts.minor}")
-    limit = int(getattr(facts, "shared_memory_per_block_optin", facts.shared_memory_per_multiprocessor - _RESERVED))
+    architecture, limit = cuda_source.architecture_of(device)
     if limit < LEAST_SHARED:
         raise RuntimeError(f"it needs {LEAST_SHARED} bytes of shared memory a block, and this device has {limit}")
-    architecture = f"sm_{facts.major}{facts.minor}"
 
     def launch(defines: Defines, step: Step) -> None:
         given = fitted(defines, limit)
-        function = _function(architecture, device.index or 0, tuple(sorted(given.items())))
-        argument = (ctypes.c_void_p * 1)(ctypes.addressof(step))
-        stream = torch.cuda.current_stream(device).cuda_stream
-        shape = (given["GRID"], 1, 1, given["WIDTH"] // SLICE * 32 + 32, 1, 1, shared_bytes(given))
-        _checked(driver, driver.cuLaunchCooperativeKernel(function, *shape, stream, ctypes.addressof(argument)))
+        size = shared_bytes(given)
+        kernel = cuda_source.function("one_kernel.cu", "decode_step", architecture, device.index or 0, tuple(sorted(given.items())), size)
+        cuda_source.launch(kernel, device, given["GRID"], given["WIDTH"] // SLICE * 32 + 32, size, step, together=True)
 
     return launch, int(facts.multi_processor_count)
-
-
-@functools.cache
-def _function(architecture: str, device: int, defines: tuple[tuple[str, int], ...]) -> Any:
-    """The kernel for one set of defines, loaded on the current device."""
-    from cuda.bindings import driver
-
-    torch.cuda.current_stream(device)  # CUDA is in use from here on
-    module = _checked(driver, driver.cuModuleLoadData(compiled(architecture, defines)))
-    function = _checked(driver, driver.cuModuleGetFunction(module, b"decode_step"))
-    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    _checked(driver, driver.cuFuncSetAttribute(function, attribute, shared_bytes(dict(defines))))
-    return function
-
-
-def compiled(architecture: str, defines: tuple[tuple[str, int], ...]) -> bytes:
-    """Machine code for an architecture such as ``sm_90``."""
-    from cuda.bindings import nvrtc
-
-    program = _checked(nvrtc, nvrtc.nvrtcCreateProgram(source().encode(), b"one_kernel.cu", 0, [], []))
-    given = [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-D{name}={value}" for name, value in defines)]
-    options = [option.encode() for option in given]
-    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        log = bytearray(_checked(nvrtc, nvrtc.nvrtcGetProgramLogSize(program)))
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"CUDA's compiler refused the kernel of a decode step: {bytes(log).decode(errors='replace')[:1500]}")
-    code = bytearray(_checked(nvrtc, nvrtc.nvrtcGetCUBINSize(program)))
-    _checked(nvrtc, nvrtc.nvrtcGetCUBIN(program, code))
-    _checked(nvrtc, nvrtc.nvrtcDestroyProgram(program))
-    return bytes(code)
-
-
-def _checked(library: Any, answer: tuple[Any, ...]) -> Any:
-    """The result of a call of CUDA's, whose first part says how it went."""
-    status, *results = answer
-    if int(status) != 0:
-        raise RuntimeError(f"CUDA answered {status!r} ({library.__name__})")
-    return results[0] if len(results) == 1 else results

@@ -18,6 +18,7 @@ from torch import Tensor
 from indextts.engine.device_beams import BeamSearch
 from indextts.engine.device_sampling import exponential_waits
 from indextts.engine.device_search import Search
+from indextts.engine.kernels import choose
 from indextts.engine.kernels import sampler_parts as parts
 from indextts.engine.sampling import Draws, SamplingParams
 from indextts.engine.static_cache import Bucket, StaticCache
@@ -66,10 +67,21 @@ class _Fused(Search):
         codes = torch.empty(2, count, picks, device=device, dtype=torch.int32)
         values = torch.empty(3, count, picks, device=device)
         k = max(params.top_k or 1, params.min_keep)
+        penalises, heats, top_p = params.repetition_penalty != 1.0, samples and params.temperature != 1.0, samples and params.top_p < 1.0
+        found = highest, codes[0], values[0], values[1], codes[1], values[2]
+        if (launch := choose.launcher(device, vocabulary)) is not None:
+            ways = {
+                "SAMPLES": samples, "LOGS": beams > 1, "FORCED": forced, "PENALISES": penalises, "HEATS": heats, "TOP_P": top_p,
+                "K": k, "KEEP": params.min_keep, "PICKS": picks,
+            }  # fmt: skip
+            choose.choose(
+                launch, self.logits, self.seen, waits, found, self.stop, {name: int(value) for name, value in ways.items()},
+                params.repetition_penalty, params.temperature, 1.0 - params.top_p,
+            )  # fmt: skip
+            return found
         width = triton.next_power_of_2(vocabulary)
         numbers = torch.empty(count, device=device, dtype=torch.int32)
         sifted = numbers, torch.empty(count, ROOM, device=device, dtype=torch.int32), torch.empty(count, ROOM, device=device)
-        found = highest, codes[0], values[0], values[1], codes[1], values[2]
         how = {
             "LOGS": beams > 1, "SAMPLES": samples, "TOP_P": params.top_p < 1.0, "K": k, "KEEP": params.min_keep, "PICKS": picks,
             "LANES": triton.next_power_of_2(k), "ROOM": ROOM,
@@ -77,7 +89,7 @@ class _Fused(Search):
         parts.shape_and_sift[(count,)](
             self.logits, self.seen, waits, *sifted, *found,
             vocabulary, self.stop, params.repetition_penalty, params.temperature, 1.0 - params.top_p,
-            FORCED=forced, PENALISES=params.repetition_penalty != 1.0, HEATS=samples and params.temperature != 1.0,
+            FORCED=forced, PENALISES=penalises, HEATS=heats,
             W=width, G=min(GROUPS, width), **how, num_warps=max(1, min(16, width // 512)),
         )  # fmt: skip
         parts.pick[(count,)](waits, *sifted, *found, vocabulary, self.stop, 1.0 - params.top_p, **how, num_warps=1)

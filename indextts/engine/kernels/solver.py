@@ -15,7 +15,7 @@ from torch import Tensor
 from indextts.engine.solver_ops import SolverOps
 
 PAIRS = 1024  # of the gates: values of a program
-QUERIES, KEYS, WARPS, STAGES = 128, 64, 8, 3  # of attention: a program's tile, and how it is made
+QUERIES, KEYS, WARPS, STAGES = 64, 128, 4, 3  # of attention: a program's tile, and how it is made
 HEAD_WIDTHS = (16, 32, 64, 128)
 
 
