@@ -30,7 +30,7 @@ from indextts.engine.device_search import Search
 from indextts.engine.generate import GeneratedCodes, OnStep
 from indextts.engine.pass_graphs import PassGraphs
 from indextts.engine.sampling import Draws, SamplingParams
-from indextts.engine.static_cache import Bucket, KVStorage, StaticCache
+from indextts.engine.static_cache import Bucket, KVStorage, OneBlock, StaticCache
 from indextts.engine.step_graphs import StepGraphs
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.gpt2 import GPT2Block, KVCache
@@ -65,8 +65,11 @@ class PrefixState:
 
     def rows(self, first: int, end: int) -> PrefixState:
         """Rows from ``first`` up to ``end``."""
-        some = slice(first, end)
-        return PrefixState([(k[some], v[some]) for k, v in self.layers], None if self.mask is None else self.mask[some], self.start[some])
+        if first == 0 and end == len(self.start):
+            return self
+        some, whole = slice(first, end), self.layers
+        layers = OneBlock(whole.kv[:, :, some]) if isinstance(whole, OneBlock) else [(k[some], v[some]) for k, v in whole]
+        return PrefixState(layers, None if self.mask is None else self.mask[some], self.start[some])
 
 
 @dataclass(frozen=True)
