@@ -292,7 +292,7 @@ def render_pair(
             call = {**arguments, **{name: value for name, value in settings.items() if name not in engine_names}}
             report = None if progress is None else _half(progress, place)
             label = ", ".join(f"{name} {settings[name]}" for name in settings if first.get(name) != second.get(name)) or "as it is"
-            records.append(render(tts, target, f"{'AB'[place]}: {label}", report, **call))
+            records.append(render(tts, target, label, report, **call))
     finally:
         put(before)
     return records[0], records[1]

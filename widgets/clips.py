@@ -96,7 +96,7 @@ def describe(path: Path, name: str) -> str:
     info = soundfile.info(path)
     seconds = info.frames / info.samplerate
     text = f"{name}: {seconds:.1f} s, {info.samplerate} Hz."
-    if seconds < BEST_SECONDS:
+    if round(seconds) < BEST_SECONDS:
         return f"{text} Short; 3 to 15 s sound better."
     return f"{text} The first {PROMPT_SECONDS} s are used." if seconds > PROMPT_SECONDS else text
 

@@ -127,7 +127,7 @@ def test_two_settings_are_rendered_with_one_seed_and_the_engine_is_as_before(pan
     assert (first.settings["precision"], second.settings["precision"]) == ("fp32", "bf16")
     assert first.telemetry.seed == second.telemetry.seed == 1
     assert first.settings["num_beams"] == 1
-    assert (first.label, second.label) == ("A: precision fp32", "B: precision bf16")
+    assert (first.label, second.label) == ("precision fp32", "precision bf16")
     assert small_engine.precision == "fp32"
     assert len(panel.session.history) == 2
 
