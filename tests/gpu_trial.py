@@ -196,7 +196,7 @@ def one_kernel(trial: Trial) -> Iterator[Row]:
                 yield _timed(f"{beams} beams, one kernel, {words}", functools.partial(measured, beams, made))
 
 
-LAYOUTS: tuple[dict[str, Any], ...] = ({}, {"back_off": 32}, {"back_off": 100}, {"part": 80}, {"part": 192}, {"ring": 4})
+LAYOUTS: tuple[dict[str, Any], ...] = ({}, {"flight": 8, "foresee": 0}, {"foresee": 0}, {"part": 96}, {"part": 192}, {"ring": 5})
 
 
 def _step_ms(trial: Trial, options: dict[str, Any], rows: int, beams: int) -> Row:

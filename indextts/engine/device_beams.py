@@ -108,22 +108,24 @@ class BeamSearch(Search):
 
     def result(self, steps: int, params: SamplingParams, limit: int) -> GeneratedCodes:
         """What the first ``steps`` steps found; the end of a search is left to the oracle."""
-        tokens, parents, scores, done = (x.tolist() for x in (self.tokens[:steps], self.parents[:steps], self.scores, self.done))
+        tokens, parents = torch.stack([self.tokens[:steps], self.parents[:steps]]).flatten(1).tolist()
+        scores, done, width = self.scores.tolist(), self.done.tolist(), self.rows * self.beams
         found = zip(self.found_score.tolist(), self.found_step.tolist(), self.found_beam.tolist(), strict=True)
         state = BeamState(
             self.rows, self.beams, self.stop, limit, length_penalty=params.length_penalty, early_stopping=params.early_stopping
         )
 
         def codes_of(row: int, beam: int, length: int) -> tuple[int, ...]:
-            codes = []
+            codes, place = [0] * length, length * width + row * self.beams
             for step in reversed(range(length)):
-                codes.append(tokens[step][row][beam])
-                beam = parents[step][row][beam]
-            return tuple(reversed(codes))
+                place -= width
+                codes[step], beam = tokens[place + beam], parents[place + beam]
+            return tuple(codes)
 
         state.done = done
         state.scores = torch.tensor(scores).flatten()
-        state.codes = torch.tensor([codes_of(row, beam, steps) for row in range(self.rows) for beam in range(self.beams)])
+        live = [] if all(done) else [codes_of(row, beam, steps) for row in range(self.rows) for beam in range(self.beams)]
+        state.codes = torch.tensor(live, dtype=torch.long)  # of no interest once all have ended
         state.hypotheses = [
             [Hypothesis(score, codes_of(row, beam, step - 1)) for score, step, beam in zip(*slots, strict=True) if step]
             for row, slots in enumerate(found)

@@ -31,8 +31,8 @@ def never(*_: object) -> Tensor:
     raise AssertionError("the kernel is made for this")
 
 
-def model(dtype: torch.dtype) -> UnifiedVoice:
-    gpt = checks.small_gpt(torch.device("cpu"), dtype, **GPT)
+def model(dtype: torch.dtype, **sizes: int) -> UnifiedVoice:
+    gpt = checks.small_gpt(torch.device("cpu"), dtype, **{**GPT, **sizes})
     inputs_inside(gpt.gpt)
     return gpt
 
@@ -65,8 +65,8 @@ def test_equals_the_plain_step(launch: Launch, dtype: torch.dtype, rows: int, be
 
 
 def test_equals_it_however_the_work_is_cut_and_notes_the_clock(launch: Launch) -> None:
-    gpt = model(torch.bfloat16)
-    made = OneKernel(gpt, launch, BLOCKS, never, Layout(ring=11, part=1000))
+    gpt = model(torch.bfloat16, number_mel_codes=1500)  # sums of the head take more room than any other's
+    made = OneKernel(gpt, launch, BLOCKS, never, Layout(ring=11, flight=2, foresee=3, part=1000))
     made.trace = torch.zeros(2, one_kernel.PHASES, dtype=torch.int32)
     for found, expected in steps(gpt, made, 1, 1, count=2):
         assert checks.error(found, expected) < checks.BOUNDS[torch.bfloat16] / 3
@@ -96,8 +96,8 @@ def test_says_what_it_is_not_made_for(launch: Launch) -> None:
 
 
 def test_the_ring_is_as_long_as_memory_allows() -> None:
-    release = {"WIDTH": 1280, "HEADS": 20, "LAYERS": 24, "CODES": 8194, "ROWS": 1, "BEAMS": 3, "GRID": 128, "RING": 7}
-    assert one_kernel.fitted(release, 232_448)["RING"] == 6
+    release = {"WIDTH": 1280, "HEADS": 20, "LAYERS": 24, "CODES": 8194, "ROWS": 1, "BEAMS": 3, "GRID": 128, "RING": 8}
+    assert one_kernel.fitted(release, 232_448)["RING"] == 7
     most = one_kernel.fitted({**release, "ROWS": 2, "BEAMS": 4}, one_kernel.LEAST_SHARED)
     assert one_kernel.shared_bytes(most) <= one_kernel.LEAST_SHARED
     assert 3 <= one_kernel.fitted(release, 166_912)["RING"] < 7

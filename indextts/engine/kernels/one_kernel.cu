@@ -794,7 +794,7 @@ __device__ __forceinline__ void gather(int thread, const Step& step, int parts, 
 #else
 #define NOTE(phase)
 #endif
-#define MOST_OUTPUTS (SHARE * MOST(4, CODE_UNITS))
+#define MOST_OUTPUTS (SHARE * MOST(4, (CODE_UNITS + 1) / 2))  // the head's, which come last, take the room of both
 // Shared memory, in bytes: the ring; parts of sums, twice, so that one phase's are read while the next one's are written; sums of the norms,
 // likewise; inputs of the warps; the stream; attention; the table of layers; arrivals.
 #define FOR_RING (RING * UNIT * 2)

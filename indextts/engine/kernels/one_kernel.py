@@ -155,7 +155,7 @@ def shared_bytes(defines: Defines) -> int:
     """Shared memory of a block; as SHARED_BYTES in the kernel's source."""
     width, beams, ring = (defines[name] for name in ("WIDTH", "BEAMS", "RING"))
     count, warps, share = defines["ROWS"] * beams, width // SLICE, width // defines["GRID"]
-    outputs = share * max(4, -(-defines["CODES"] // width))
+    outputs = share * max(4, (-(-defines["CODES"] // width) + 1) // 2)
     sums = 2 * (4 * warps * outputs * count + 4 * 2 * warps * count) + 4 * warps * count * 80
     attention = 4 * warps * (4 * KEYS + 4 + beams * (HEAD_WIDTH + 2))
     return ring * (share * (width + 8) * 2 + 16) + sums + 4 * count * width + attention + defines["LAYERS"] * 12 * 8
