@@ -156,7 +156,9 @@ class FastSolver:
     ) -> StepInputs:
         """Everything that the steps of one solve share."""
         batch, device = len(place.lengths), self.device
-        lengths, prompts, starts, shifts = torch.tensor([place.lengths, place.prompts, place.starts, place.shifts]).to(device)[..., None]
+        # Nothing here waits for the device: while it is at work on the latents, the host gets ahead.
+        facts = torch.tensor([place.lengths, place.prompts, place.starts, place.shifts])
+        lengths, prompts, starts, shifts = facts.to(device, non_blocking=True)[..., None]
         frame = torch.arange(place.slots, device=device) - shifts  # (B, S): the frame in each slot
         valid, in_prompt = (frame >= 0) & (frame < lengths), frame < prompts
         source, sample = frame.clamp(0, mu.shape[1] - 1), torch.arange(batch, device=device)[:, None]
@@ -188,7 +190,7 @@ class FastSolver:
             spans=spans,
             taps=self._taps((lengths - starts)[:, 0].repeat(branches), place.window),
             held=held,
-            guidance=torch.tensor(guidance, dtype=torch.float32, device=device),
+            guidance=torch.full((), guidance, dtype=torch.float32, device=device),
             row=row.clone(),
         )
 

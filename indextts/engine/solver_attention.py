@@ -55,7 +55,7 @@ def packed_spans(shifts: Tensor, lengths: Tensor, slots: int, window: int) -> Te
     start = torch.zeros_like(shifts)
     ends = torch.stack([start, shifts, shifts + lengths]) + rows * slots
     window_ends = torch.stack([start, start, shifts + lengths - (slots - window)]) + rows * window
-    totals = torch.tensor([[len(shifts) * slots], [len(shifts) * window]], device=shifts.device)
+    totals = torch.tensor([[len(shifts) * slots], [len(shifts) * window]]).to(shifts.device, non_blocking=True)
     return torch.cat([torch.stack([ends.T.flatten(), window_ends.T.flatten()]), totals], dim=1).to(torch.int32)
 
 

@@ -140,11 +140,11 @@ class UnifiedVoice(nn.Module):
         for row, ids in enumerate(text_ids):
             kept = ids[(ids != config.start_text_token) & (ids != config.stop_text_token)]
             framed = self._framed(kept[None], None, config.start_text_token, config.stop_text_token)
-            text = self._embed_text(framed.to(conditioning.device))
+            text = self._embed_text(framed.to(conditioning.device, non_blocking=True))
             vectors = torch.cat([conditioning[row], text[0]])
             embeddings.append(F.pad(vectors, (0, 0, width - vectors.shape[0], 0)))
             mask[row, width - vectors.shape[0] :] = True
-        return torch.stack(embeddings), mask.to(conditioning.device)
+        return torch.stack(embeddings), mask.to(conditioning.device, non_blocking=True)
 
     def placeholder_ids(self, prefix_embeddings: Tensor) -> Tensor:
         """The ids that sampling sees for a prefix ``(B, P, D)``: P ones and the start code, ``(B, P + 1)``."""

@@ -53,7 +53,7 @@ class LengthRegulator(nn.Module):
                 f"target lengths must be at least 1 and source lengths between 1 and {sources}; "
                 f"got {target_lengths.tolist()} and {source_lengths.tolist()}"
             )
-        source_lengths, target_lengths = source_lengths.to(x.device), target_lengths.to(x.device)
+        source_lengths, target_lengths = (n.to(x.device, non_blocking=True) for n in (source_lengths, target_lengths))
         index = nearest_index(source_lengths, target_lengths, frames)
         projected = self.content_in_proj(x)
         h = projected.gather(1, index[..., None].expand(-1, -1, projected.shape[-1])).transpose(1, 2)
