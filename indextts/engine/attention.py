@@ -3,8 +3,9 @@
 ``cudnn``: cuDNN's, in 16 bits from sm_80 on. ``flash``: FlashAttention-2 (arXiv 2307.08691) in 16 bits from sm_80 on: the ``flash-attn``
 package for the mel solver's attention where it is installed and suits the call, else torch's own build of it, which the GPT always takes.
 ``efficient``: torch's memory-efficient kernel. ``math``: plain products and a softmax. Where a call does not suit the choice (a mask,
-float32) the next of these runs. In 16 bits on a GPU the mel solver packs its padded buckets for FlashAttention's variable-length kernel,
-whatever is chosen; without padding the solver's 2 x 861 frames take 14 us in ``cudnn``, 20 in ``flash``, 43 in ``efficient`` on an H200.
+float32) the next of these runs. In 16 bits on a GPU the mel solver has kernels for its padded buckets that no choice replaces: with
+fused kernels its own, else FlashAttention's for packed sequences. On an H200 the solver's 2 x 861 frames in 1,024 slots take 13.7 us in
+its own and 29.6 packed; without padding 14.4 in ``cudnn``, 20 in ``flash``, 43 in ``efficient``.
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ listen(first, second)
 #
 # | claim | measured | verdict |
 # |---|---|---|
-# | 16 bits: 1.5 to 2.5x | public pipeline 4.46 s to 4.57 s: **0.98x**. Plain path 2.73 s to 2.86 s: **0.95x**. Accelerated path 1.93 s to 0.87 s: **2.2x** | only once the launches are out of the way |
-# | TF32: 1.2 to 1.4x | accelerated path 1.93 s to 1.39 s: **1.39x** | holds, at the top of the range |
+# | 16 bits: 1.5 to 2.5x | public pipeline 4.46 s to 4.57 s: **0.98x**. Plain path 2.73 s to 2.86 s: **0.95x**. Accelerated path 1.79 s to 0.65 s: **2.7x**, and to 0.20 s with the kernels that only 16 bits have | only once the launches are out of the way |
+# | TF32: 1.2 to 1.4x | accelerated path 1.79 s to 1.31 s: **1.37x** | holds, at the top of the range |
 #
 # - 16 bits halve the bytes of the weights. That helps exactly where reading weights is what takes the time. In an eager decode loop the GPU waits for the host (lesson 05), and halving the bytes changes nothing.
 # - The engine keeps residual stream, norms, softmax and logits in float32 in every mode. That costs little and keeps the error of the latents small.

@@ -77,7 +77,7 @@ note(result.words if result else "Not compiled on this CPU in this run.")
 # ## Conclude
 #
 # - **The guide's claim** is 10 to 20 % from compiling S2Mel. Measured on the H200 in fp16: the S2Mel stage 0.35 s to 0.23 s (1.5x, with a fused vocoder kernel at the same time), the whole call **1.02x**, since S2Mel is 8 % of it. Start-up 75 s: paid back after some 750 calls.
-# - On this engine's own decode step compiling brought 1.02x at 3 beams (a former build): the graph had already removed the launches, and what was left was reading weights.
+# - On this engine's own decode step compiling made it slower: 2.2 ms instead of 1.7 (1 beam, bf16, in a CUDA graph). The graph had already removed the launches, and the compiler's kernels read weights no faster than the library's.
 # - It is therefore a switch, `use_torch_compile`, and off by default. It takes the place of the fast solver, which reaches more without a start-up.
 #
 # **When it does not help:** one-off calls, shapes that change with every call (each may compile again), and wherever matrix products dominate: they call the same library before and after.

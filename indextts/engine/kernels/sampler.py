@@ -1,10 +1,10 @@
-"""Choosing the codes of a step in six kernels instead of some forty (one beam) or a hundred (several).
+"""Choosing the codes of a step in four or five kernels instead of some forty (one beam) or a hundred (several).
 
-Shape the scores and sift out the codes that come into question, one program a sequence; run the race among what top-p leaves of those,
-one warp a sequence; put the beams' picks together and keep the books, one
-program a row; let beams fork; count. :class:`FusedSearch` and :class:`FusedBeamSearch` hold the same buffers as the classes in torch that
-they stand in for, draw the same random numbers, and leave to them what the kernels do not know: typical sampling, top-p without top-k, more
-than 128 for top-k, more than 8 beams.
+Shape the scores, find the codes that come into question, and let those that top-p leaves run the race, one program a sequence: on GPUs
+with enough shared memory one kernel does all that (:mod:`indextts.engine.kernels.choose`), elsewhere two. Put the beams' picks together
+and keep the books, one program a row; let beams fork; count. :class:`FusedSearch` and :class:`FusedBeamSearch` hold the same buffers as
+the classes in torch that they stand in for, draw the same random numbers, and leave to them what the kernels do not know: typical
+sampling, top-p without top-k, more than 128 for top-k, more than 8 beams.
 """
 
 from __future__ import annotations
