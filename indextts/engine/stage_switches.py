@@ -20,6 +20,7 @@ from indextts.engine.content import ContentProjection
 from indextts.engine.decode import PLAIN_SEARCHES, Feed, StaticDecoder, feed
 from indextts.engine.deepspeed import with_deepspeed
 from indextts.engine.fusion import Fusion
+from indextts.engine.host_feed import feed_on_host
 from indextts.engine.precision import copy_to, dtype_of, inputs_inside, matmul_mode, solver_products_in, vocoder_dtype
 from indextts.engine.quantise import quantise
 from indextts.engine.solver import FastSolver
@@ -325,7 +326,7 @@ class StageSwitches:
                 logger.info("a decode step takes several kernels: one is not made for these weights: %s", problem)
                 return decode.feed
             return one_kernel.OneKernel(self.gpt, launch, blocks, decode.feed)
-        return None
+        return feed_on_host if self.device.type == "cpu" else None
 
 
 @functools.cache

@@ -155,6 +155,8 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., D)`` to the same shape."""
+        if x.dtype == self.weight.dtype == torch.float32:  # nothing to convert, and a decode step comes here often
+            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         x, weight, bias = (_at_least_float32(y) for y in (x, self.weight, self.bias))
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
