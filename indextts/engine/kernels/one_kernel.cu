@@ -67,7 +67,7 @@ struct Step {
     float* logits;                // (COUNT, CODES)
     T *keys, *values;             // (LAYERS, ROWS, HEADS, capacity, 64)
     const unsigned char* visible; // (ROWS, BEAMS, capacity)
-    const long long* slots;       // (BEAMS) where the new keys go; all old ones are before the first
+    const long long* slots;       // (BEAMS) where the new keys go: one after the other, behind all old ones
     unsigned* launches;           // blocks that have ended (0 between launches), and launches so far
     long long capacity;
     unsigned* trace;              // TRACE: (LAYERS, PHASES) clocks of the first block where its phases end
