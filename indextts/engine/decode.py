@@ -97,7 +97,8 @@ class _Session:
 class StaticDecoder:
     """Generates with ``gpt`` on ``device``. ``dtype``: of its linear weights (None: float32).
 
-    ``run``: what runs the stack on the newest codes, :func:`feed` unless given. ``searches``: what chooses the codes.
+    ``run``: fused kernels that run the stack on the newest codes, if any; else ``stack`` does, :func:`feed` unless given. ``searches``:
+    what chooses the codes.
     ``use_graphs``: replay steps from CUDA graphs; it turns False, with one log line, if a capture fails. ``poll_every``: steps queued
     before the host asks for the end; ``ask_ahead``: questions open while it queues more. One call at a time.
     """
@@ -112,12 +113,13 @@ class StaticDecoder:
         warmup_steps: int = 3,
         run: Feed | None = None,
         searches: Searches = PLAIN_SEARCHES,
+        stack: Feed | None = None,
     ) -> None:
         self.gpt = gpt
         self.searches = searches
         self.device = device
         self.use_graphs = use_graphs and device.type == "cuda"
-        self.run = run
+        self.run, self.stack = run, stack or feed
         self.poll_every, self.ask_ahead = (1, 0) if device.type == "cpu" else (4, 1)
         self._graphs = StepGraphs(device, warmup_steps)
         self._passes: PassGraphs | None = PassGraphs(gpt, warmup_steps) if self.use_graphs else None
@@ -290,7 +292,7 @@ class StaticDecoder:
 
         def step() -> None:
             draws = generators[0] if len(generators) == 1 else generators
-            decode_step(self.gpt, session.search, session.cache, bucket, params, forced, draws, self.run)
+            decode_step(self.gpt, session.search, session.cache, bucket, params, forced, draws, self.run or self.stack)
 
         if self.use_graphs:
             # Graphs hold all arguments as constants but the limit.

@@ -37,4 +37,7 @@ def feed_on_host(gpt: UnifiedVoice, x: Tensor, cache: StaticCache, bucket: Bucke
 
 
 def _linear(layer: Conv1D, x: Tensor) -> Tensor:
+    if layer.weight.dtype != torch.float32:  # of 8 bits
+        y: Tensor = layer(x)
+        return y
     return F.linear(x, layer.weight.t(), layer.bias)

@@ -306,6 +306,7 @@ class StageSwitches:
         return StaticDecoder(
             self.gpt, self.device, self.dtype,
             use_graphs=self._captures, warmup_steps=self._warmup_steps, run=self._decoder_feed(), searches=searches,
+            stack=feed_on_host if self.device.type == "cpu" else feed,
         )  # fmt: skip
 
     def _decoder_feed(self) -> Feed | None:
@@ -326,7 +327,7 @@ class StageSwitches:
                 logger.info("a decode step takes several kernels: one is not made for these weights: %s", problem)
                 return decode.feed
             return one_kernel.OneKernel(self.gpt, launch, blocks, decode.feed)
-        return feed_on_host if self.device.type == "cpu" else None
+        return None
 
 
 @functools.cache

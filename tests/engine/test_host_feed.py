@@ -29,4 +29,4 @@ def test_an_engine_on_the_cpu_takes_it() -> None:
     with IndexTTS2.from_random("small", device="cpu") as tts:
         decoder = tts._stages.decoder
         assert decoder is not None
-        assert decoder.run is feed_on_host
+        assert decoder.stack is feed_on_host
