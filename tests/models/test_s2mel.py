@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from indextts.config import DiTConfig, LengthRegulatorConfig, PreprocessConfig, S2MelConfig, SpectConfig, StyleConfig, WaveNetConfig
 from indextts.models.flow_matching import FlowMatching
-from indextts.models.length_regulator import LengthRegulator, target_frames
+from indextts.models.length_regulator import LengthRegulator, group_norm_of_all, target_frames
 from indextts.models.s2mel import S2Mel
 from indextts.models.weights import CheckpointError, build, fold_weight_norm, load_weights, unfold_weight_norm
 from tests.parity_kinds.common import Golden
@@ -175,3 +175,12 @@ def test_missing_key_is_named(key: str) -> None:
     golden.state = lambda name=None: state  # type: ignore[method-assign]
     with pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
         seeded_s2mel(golden)
+
+
+def test_a_norm_over_the_whole_equals_torchs() -> None:
+    torch.manual_seed(0)
+    norm, h = torch.nn.GroupNorm(1, 6), torch.randn(2, 6, 50) * 3 + 20
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.normal_()
+        torch.testing.assert_close(group_norm_of_all(norm, h), norm(h), rtol=1e-5, atol=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,12 @@ from indextts.audio import write_wav
 from indextts.runs import render
 from indextts.text.grammar import make_grammar
 from tests.widgets.fake import FakeTTS
+from tests.widgets.synthesis_runs import TONE, generate, send, until
 from widgets import Session, SynthesisPanel
 from widgets.python_call import python_call
 from widgets.sound import wav_bytes, wav_samples
 from widgets.stage_progress import StageBars, read_progress
 from widgets.synthesis_emotion import NO_CLASSIFIER, PRESETS
-
-TONE = (np.sin(np.arange(22050 * 2) / 9) * 8000).astype(np.int16)
 
 
 @pytest.fixture
@@ -31,20 +30,6 @@ def panel(session: Session) -> Iterator[SynthesisPanel]:
     made = SynthesisPanel(session)
     yield made
     made.close()
-
-
-def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.01)
-
-
-def generate(panel: SynthesisPanel) -> None:
-    task = panel.generate()
-    assert task is not None, panel.error_text
-    assert task.wait(10)
-    until(lambda: panel.state != "working")
 
 
 def test_a_run_from_text_to_picture(panel: SynthesisPanel, tts: FakeTTS) -> None:
@@ -261,85 +246,6 @@ def test_the_glossary_is_live(panel: SynthesisPanel, tts: FakeTTS) -> None:
     assert not panel.glossary.load.take("bad.yaml", b"[1, 2")
     assert "not valid YAML" in panel.glossary.load.message
     assert dict(tts.normalizer.glossary) == {"SQL": {"en": "sequel"}}, "a bad file must not cost what was there"
-
-
-# ------------------------------------------------------------------------------------------------------------------- voices
-
-
-def send(drop: Any, name: str, data: bytes, size: int | None = None) -> None:
-    """As the browser sends it: announced, then in pieces."""
-    drop._hear(drop, {"type": "begin", "id": "1", "name": name, "size": len(data) if size is None else size}, [])
-    for at in range(0, len(data), 50_000):
-        drop._hear(drop, {"type": "piece", "id": "1"}, [memoryview(data[at : at + 50_000])])
-
-
-def test_an_upload_becomes_the_voice(panel: SynthesisPanel, tts: FakeTTS) -> None:
-    panel.voice.choice.value = "upload"
-    assert panel.generate() is None
-    assert panel.error_text == "There is no reference voice yet: upload a file."
-    assert panel.code.code.startswith("# There is no reference voice yet")
-    send(panel.voice.upload, "../../My voice.wav", wav_bytes(TONE, 22050))
-    assert panel.voice.upload.message == "My voice.wav: 2.0 s, 22050 Hz. Short; 3 to 15 s sound better."
-    generate(panel)
-    path = Path(tts.calls[-1]["spk_audio_prompt"])
-    assert path.name == "My_voice.wav"
-    assert repr(str(path)) in panel.code.code
-    assert len(wav_samples(panel.voice.player.wav)[1]) == len(TONE)
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "size", "message"),
-    [
-        ("notes.txt", b"hello", None, "notes.txt is not one of .wav, .flac, .ogg, .mp3."),
-        ("noname", b"hello", None, "is not one of"),
-        ("huge.wav", b"", 200_000_000, "huge.wav has 200.0 MB; at most 20 MB are taken."),
-        ("empty.wav", b"", None, "empty.wav is empty (0 bytes)."),
-        ("lies.wav", b"%PDF-1.4 not audio at all", None, "lies.wav cannot be decoded"),
-        ("silent.wav", wav_bytes(np.zeros(22050, np.int16), 22050), None, "silent.wav is silent"),
-        ("click.wav", wav_bytes(TONE[:200], 22050), None, "click.wav is too short"),
-    ],
-)
-def test_bad_uploads_are_refused(panel: SynthesisPanel, name: str, data: bytes, size: int | None, message: str) -> None:
-    send(panel.voice.upload, name, data, size)
-    assert message in panel.voice.upload.message
-    assert panel.voice.upload.failed
-    panel.voice.choice.value = "upload"
-    with pytest.raises(ValueError, match="upload a file"):
-        _ = panel.voice.voice
-    send(panel.voice.upload, "good.wav", wav_bytes(TONE, 22050))
-    assert not panel.voice.upload.failed
-
-
-def test_a_recording_and_a_path_become_the_voice(panel: SynthesisPanel, tmp_path: Path) -> None:
-    panel.voice.choice.value = "record"
-    panel.voice.recorder.wav = wav_bytes(np.zeros(48000, np.int16), 48000)
-    assert "recording.wav is silent" in panel.voice.note.value
-    panel.voice.recorder.wav = wav_bytes(np.tile(TONE, 2), 48000)
-    assert panel.voice.voice.label == "recording.wav"
-    panel.voice.choice.value = "path"
-    panel.voice.path.value = str(tmp_path / "none.wav")
-    assert "no such file" in panel.voice.note.value
-    write_wav(tmp_path / "there.wav", TONE)
-    panel.voice.path.value = str(tmp_path / "there.wav")
-    assert panel.arguments()["spk_audio_prompt"].source == str(tmp_path / "there.wav")
-
-
-def test_bundled_clips_are_offered(tmp_path: Path) -> None:
-    tts = FakeTTS()
-    for name in ("anna", "bert"):
-        write_wav(tmp_path / f"{name}.wav", TONE)
-    tts.release = type("Release", (), {"voices": sorted(tmp_path.glob("*.wav"))})()  # type: ignore[assignment]
-    session = Session(tts)  # type: ignore[arg-type]
-    panel = SynthesisPanel(session)
-    assert panel.voice.bundled.options == ("anna", "bert")
-    panel.voice.bundled.value = "bert"
-    assert panel.arguments()["spk_audio_prompt"].source == str(tmp_path / "bert.wav")
-    preset = json.loads(json.dumps(panel.preset()))
-    panel.voice.bundled.value = "anna"
-    panel.use_preset(preset)
-    assert panel.voice.bundled.value == "bert"
-    panel.close()
-    session.close()
 
 
 def test_what_is_not_there_is_disabled_with_the_reason(panel: SynthesisPanel) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from indextts.engine.kernels import cuda_source
 
-logger = logging.getLogger(__name__)
 THREADS = 1024
 _POINTERS = (
     "logits", "seen", "waits", "highest", "picked_code", "picked_score", "picked_wait", "filler_code", "filler_score",

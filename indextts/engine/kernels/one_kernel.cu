@@ -526,7 +526,7 @@ struct Stream {  // a thread's four numbers of each sequence; between phases the
         block_sums(thread, sums, squares, scratch);
 #pragma unroll
         for (int m = 0; m < COUNT; m++) {
-            const float mean = sums[m] * (1.0f / WIDTH), scale = rsqrtf(squares[m] * (1.0f / WIDTH) - mean * mean + 1e-5f);
+            const float mean = sums[m] * (1.0f / WIDTH), scale = rsqrtf(fmaxf(squares[m] * (1.0f / WIDTH) - mean * mean, 0.0f) + 1e-5f);
             centre[m] += mean;
             of[m].x = (of[m].x - mean) * scale * g.x + b.x, of[m].y = (of[m].y - mean) * scale * g.y + b.y;
             of[m].z = (of[m].z - mean) * scale * g.z + b.z, of[m].w = (of[m].w - mean) * scale * g.w + b.w;
