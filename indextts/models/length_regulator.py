@@ -59,10 +59,7 @@ class LengthRegulator(nn.Module):
         h = projected.gather(1, index[..., None].expand(-1, -1, projected.shape[-1])).transpose(1, 2)
         if shortest == frames:
             for layer in self.model:
-                if isinstance(layer, nn.GroupNorm) and h.dtype == torch.float32:  # autocast knows torch's, and takes it in float32
-                    h = group_norm_of_all(layer, h)
-                else:
-                    h = layer(h)
+                h = group_norm_of_all(layer, h) if isinstance(layer, nn.GroupNorm) else layer(h)
             return h.transpose(1, 2)
         return self._padded(h, target_lengths).transpose(1, 2)
 
@@ -86,6 +83,9 @@ def nearest_index(source_lengths: Tensor, target_lengths: Tensor, frames: int) -
 
 def group_norm_of_all(layer: nn.GroupNorm, h: Tensor) -> Tensor:
     """GroupNorm with one group, of (B, channels, Y). Torch gives a group to one block of a GPU, which takes longer than all else here."""
+    if h.dtype != torch.float32:
+        y: Tensor = layer(h)  # which autocast knows, and takes in float32
+        return y
     variance, mean = torch.var_mean(h, (1, 2), correction=0, keepdim=True)
     scale = layer.weight[:, None] * torch.rsqrt(variance + layer.eps)
     return torch.addcmul(layer.bias[:, None] - mean * scale, h, scale)
