@@ -8,6 +8,7 @@ mask their own output by context, then pooling over time.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +34,25 @@ def style_features(wav16k: Tensor) -> Tensor:
     return (fbank - fbank.mean(dim=0, keepdim=True)).unsqueeze(0)
 
 
-class CAMPPlus(nn.Module):
-    """Centred filterbank (B, F, 80) to style vectors (B, 192), not length-normalised.
+@dataclass
+class Real:
+    """Which of T steps are real in a batch padded on the right; made on the device, without a look at the lengths."""
 
-    Time has no mask: clips of unequal length must be run one by one.
-    """
+    beyond: Tensor  # (B, 1, T) true for padding
+    count: Tensor  # (B, 1, 1) real steps
+    share: Tensor  # (B, 1, S) steps of each segment over its real steps; of no account where it has none
+
+    @classmethod
+    def of(cls, lengths: Tensor, steps: int) -> Real:
+        """For ``lengths`` (B,) int64 of ``steps`` steps."""
+        lengths = lengths[:, None, None]
+        starts = torch.arange(0, steps, SEGMENT_STEPS, device=lengths.device)
+        held, real = (steps - starts).clamp(max=SEGMENT_STEPS), (lengths - starts).clamp(1, SEGMENT_STEPS)
+        return cls(torch.arange(steps, device=lengths.device) >= lengths, lengths, held / real)
+
+
+class CAMPPlus(nn.Module):
+    """Centred filterbank (B, F, 80) to style vectors (B, 192), not length-normalised."""
 
     UNUSED: tuple[str, ...] = ()
 
@@ -58,10 +73,26 @@ class CAMPPlus(nn.Module):
         stages["dense"] = Embedding(2 * channels, config.embedding_size)
         self.xvector = nn.Sequential(stages)
 
-    def forward(self, fbank_centred: Tensor) -> Tensor:
-        """(B, F, feat_dim) to (B, embedding_size)."""
-        style: Tensor = self.xvector(self.head(fbank_centred.transpose(1, 2)))
-        return style
+    def forward(self, fbank_centred: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, F, feat_dim) to (B, embedding_size).
+
+        ``lengths`` (B,) int64, on the same device, counts the real frames of each row of a batch padded on the right, with anything:
+        every row comes out as if it were alone. Without it all frames are real. Nothing waits for the device.
+        """
+        fbank = fbank_centred.transpose(1, 2)
+        frames = steps = None
+        if lengths is not None:
+            frames = Real.of(lengths, fbank.shape[-1]).beyond
+            steps = Real.of((lengths - 1) // 2 + 1, (fbank.shape[-1] - 1) // 2 + 1)  # as TimeDelay halves them
+        x = zero_beyond(self.head(fbank, frames), frames)
+        for stage in self.xvector:
+            x = stage(x, steps) if isinstance(stage, (DenseBlock, StatisticsPooling)) else stage(x)
+        return x
+
+
+def zero_beyond(x: Tensor, beyond: Tensor | None) -> Tensor:
+    """Zero the padding of (B, ..., T), so that a convolution sees what it sees at the end of a single clip."""
+    return x if beyond is None else x.masked_fill(beyond, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- 2-D head
@@ -86,11 +117,14 @@ class ConvolutionHead(nn.Module):
             mels = (mels + 1) // 2
         return HEAD_CHANNELS * mels
 
-    def forward(self, fbank: Tensor) -> Tensor:
-        """(B, mels, F) to (B, 32 * mels / 8, F)."""
-        x = F.relu(self.bn1(self.conv1(fbank.unsqueeze(1))))
-        x = self.layer2(self.layer1(x))
-        x = F.relu(self.bn2(self.conv2(x)))
+    def forward(self, fbank: Tensor, beyond: Tensor | None = None) -> Tensor:
+        """(B, mels, F) to (B, 32 * mels / 8, F); ``beyond`` (B, 1, F) is true for padding, where the result means nothing."""
+        beyond = None if beyond is None else beyond.unsqueeze(1)
+        x = F.relu(self.bn1(self.conv1(zero_beyond(fbank.unsqueeze(1), beyond))))
+        for layer in (self.layer1, self.layer2):
+            for block in layer:
+                x = block(x, beyond)
+        x = F.relu(self.bn2(self.conv2(zero_beyond(x, beyond))))
         return x.flatten(1, 2)
 
 
@@ -108,10 +142,11 @@ class ResidualBlock(nn.Module):
             self.shortcut.append(nn.Conv2d(HEAD_CHANNELS, HEAD_CHANNELS, 1, stride=(stride, 1), bias=False))
             self.shortcut.append(nn.BatchNorm2d(HEAD_CHANNELS))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 32, mels, F) to (B, 32, mels / stride, F)."""
+    def forward(self, x: Tensor, beyond: Tensor | None = None) -> Tensor:
+        """(B, 32, mels, F) to (B, 32, mels / stride, F); ``beyond`` (B, 1, 1, F) is true for padding."""
+        x = zero_beyond(x, beyond)
         y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        return F.relu(self.bn2(self.conv2(zero_beyond(y, beyond))) + self.shortcut(x))
 
 
 # ---------------------------------------------------------------------------------------------- densely connected TDNN
@@ -144,10 +179,10 @@ class DenseBlock(nn.Module):
         for index in range(layers):
             self.add_module(f"tdnnd{index + 1}", DenseLayer(channels + index * growth, growth, bottleneck, dilation))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, real: Real | None = None) -> Tensor:
         """(B, C, T) to (B, C + layers * growth, T)."""
         for layer in self.children():
-            x = torch.cat([x, layer(x)], dim=1)
+            x = torch.cat([x, layer(x, real)], dim=1)
         return x
 
 
@@ -161,9 +196,9 @@ class DenseLayer(nn.Module):
         self.nonlinear2 = normalised_relu(bottleneck)
         self.cam_layer = ContextAwareMask(bottleneck, growth, dilation)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, real: Real | None = None) -> Tensor:
         """(B, C, T) to the new channels (B, growth, T)."""
-        y: Tensor = self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))))
+        y: Tensor = self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))), real)
         return y
 
 
@@ -177,18 +212,27 @@ class ContextAwareMask(nn.Module):
         self.linear1 = nn.Conv1d(bottleneck, bottleneck // 2, 1)
         self.linear2 = nn.Conv1d(bottleneck // 2, growth, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, real: Real | None = None) -> Tensor:
         """(B, bottleneck, T) to (B, growth, T)."""
-        context = x.mean(dim=-1, keepdim=True) + segment_means(x)
+        if real is None:
+            context = x.mean(dim=-1, keepdim=True) + segment_means(x)
+        else:
+            x = zero_beyond(x, real.beyond)
+            context = x.sum(dim=-1, keepdim=True) / real.count + segment_means(x, real.share)
         mask = self.linear2(F.relu(self.linear1(context))).sigmoid()
         masked: Tensor = self.linear_local(x) * mask
         return masked
 
 
-def segment_means(x: Tensor) -> Tensor:
-    """Replace each step of (B, C, T) by the mean of its segment of 100 steps; the last segment may be shorter."""
+def segment_means(x: Tensor, share: Tensor | None = None) -> Tensor:
+    """Replace each step of (B, C, T) by the mean of its segment of 100 steps; the last segment may be shorter.
+
+    ``share``: of :class:`Real`, for means over the real steps of an ``x`` that is zero beyond them.
+    """
     # ceil_mode divides the last window by the steps it really has.
     means = F.avg_pool1d(x, SEGMENT_STEPS, stride=SEGMENT_STEPS, ceil_mode=True)
+    if share is not None:
+        means = means * share
     return means.repeat_interleave(SEGMENT_STEPS, dim=-1)[..., : x.shape[-1]]
 
 
@@ -209,9 +253,13 @@ class Transition(nn.Module):
 class StatisticsPooling(nn.Module):
     """Mean and unbiased standard deviation over time."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) to (B, 2 C)."""
-        return torch.cat([x.mean(dim=-1), x.std(dim=-1)], dim=-1)
+    def forward(self, x: Tensor, real: Real | None = None) -> Tensor:
+        """(B, C, T) to (B, 2 C), over the real steps."""
+        if real is None:
+            return torch.cat([x.mean(dim=-1), x.std(dim=-1)], dim=-1)
+        mean = zero_beyond(x, real.beyond).sum(dim=-1, keepdim=True) / real.count
+        squares = zero_beyond(x - mean, real.beyond).square().sum(dim=-1, keepdim=True)
+        return torch.cat([mean, (squares / (real.count - 1)).sqrt()], dim=1).squeeze(-1)
 
 
 class Embedding(nn.Module):

@@ -55,6 +55,27 @@ def test_batched_clips_of_equal_length_give_what_they_give_alone() -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("lengths", [(213, 401, 399, 64), (200, 3, 5, 11), (90, 199, 201, 202)], ids=str)
+def test_padded_clips_of_unequal_length_give_what_they_give_alone(lengths: tuple[int, ...]) -> None:
+    """Around whole segments, 100 steps or 200 frames, too, and with anything in the padding."""
+    model = small_model()
+    random = torch.Generator().manual_seed(0)
+    clips = [torch.randn(frames, 24, generator=random) for frames in lengths]
+    padded = torch.full((len(clips), max(lengths) + 55, 24), float("nan"))
+    for row, clip in zip(padded, clips, strict=True):
+        row[: len(clip)] = clip
+    with torch.inference_mode():
+        together = model(padded, torch.tensor(lengths))
+        alone = torch.cat([model(clip[None]) for clip in clips])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_lengths_are_not_looked_at() -> None:
+    """A look would be a wait for the device, which a graph cannot record."""
+    model = build(lambda: CAMPPlus(SMALL)).to("meta")
+    assert model(torch.empty(2, 213, 24, device="meta"), torch.empty(2, dtype=torch.int64, device="meta")).shape == (2, 12)
+
+
 def test_local_context_of_the_last_segment_counts_real_steps_only() -> None:
     x = torch.randn(2, 3, 250, generator=torch.Generator().manual_seed(0))
     expected = torch.cat([piece.mean(-1, keepdim=True).expand_as(piece) for piece in x.split(100, dim=-1)], dim=-1)
