@@ -40,13 +40,15 @@ class _Captured:
 class GraphedCall:
     """``function(*inputs)`` replayed from a graph per shapes of the inputs; the least recently used of ``most`` graphs is dropped.
 
-    The function returns a tensor or a tuple of tensors.
+    The function returns a tensor or a tuple of tensors. ``pool``: of :func:`torch.cuda.graph_pool_handle`, for graphs that take turns in
+    the same memory and never run side by side.
     """
 
-    def __init__(self, function: Callable[..., Any], warmup_steps: int = 3, most: int = 16) -> None:
+    def __init__(self, function: Callable[..., Any], warmup_steps: int = 3, most: int = 16, pool: Any = None) -> None:
         self.function = function
         self.warmup_steps = warmup_steps
         self.most = most
+        self.pool = pool
         self._captured: OrderedDict[tuple[tuple[int, ...], ...], _Captured] = OrderedDict()
 
     def __call__(self, *inputs: Tensor) -> Any:
@@ -90,7 +92,7 @@ class GraphedCall:
         torch.cuda.empty_cache()  # capturing does so too, and must not be mistaken for memory that the graph gave back
         before = torch.cuda.memory_reserved(device)
         graph = torch.cuda.CUDAGraph()
-        with own_workspace(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with own_workspace(), torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             output = self.function(*inputs)
         several = isinstance(output, tuple)
         return _Captured(graph, inputs, output if several else (output,), several, max(0, torch.cuda.memory_reserved(device) - before) / MB)

@@ -23,6 +23,7 @@ from indextts.engine.fusion import Fusion
 from indextts.engine.host_feed import feed_on_host
 from indextts.engine.precision import copy_to, dtype_of, inputs_inside, matmul_mode, solver_products_in, vocoder_dtype
 from indextts.engine.quantise import quantise
+from indextts.engine.reference_graphs import ReferencePass
 from indextts.engine.solver import FastSolver
 from indextts.engine.solver_ops import SolverOps
 from indextts.engine.vocoder import VocoderRunner
@@ -30,10 +31,12 @@ from indextts.engine.vocoder import VocoderRunner
 if TYPE_CHECKING:
     from indextts.config import IndexTTSConfig
     from indextts.engine.graphs import GraphedCall
+    from indextts.models.campplus import CAMPPlus
     from indextts.models.flow_matching import FlowMatching
     from indextts.models.gpt import UnifiedVoice
     from indextts.models.s2mel import S2Mel
     from indextts.models.semantic_codec import SemanticCodec
+    from indextts.models.semantic_encoder import SemanticEncoder
 
 logger = logging.getLogger(__name__)
 MB = 1024 * 1024
@@ -47,7 +50,9 @@ class StageSwitches:
     config: IndexTTSConfig
     gpt: UnifiedVoice
     s2mel: S2Mel
+    semantic_encoder: SemanticEncoder
     semantic_codec: SemanticCodec
+    campplus: CAMPPlus
     vocoder: Any
 
     def _start_switches(self, gpt: UnifiedVoice, precision: str, attention: str, use_accel: bool) -> None:
@@ -56,6 +61,7 @@ class StageSwitches:
         self.decoder: StaticDecoder | None = None
         self.solver: FastSolver | None = None
         self.content: ContentProjection | None = None
+        self.reference: ReferencePass | None = None  # None: clips are read by eager launches
         self.fusion = Fusion()
         self.weights = "full"
         self.compiled = self.compiled_decode = self.deepspeed = False
@@ -93,6 +99,7 @@ class StageSwitches:
         if on:
             self._renew_solver()
             self.decoder = self._new_decoder()
+        self._renew_reference()
 
     def set_fusion(self, fusion: Fusion) -> None:
         """Choose the stages that run on fused kernels."""
@@ -137,7 +144,7 @@ class StageSwitches:
         self.set_accel(self.use_accel)
 
     def use_graphs(self, warmup_steps: int) -> bool:
-        """Replay decode steps, Euler steps and the vocoder from CUDA graphs; False if a trial capture of the vocoder fails."""
+        """Replay reading, decode steps, Euler steps and the vocoder from CUDA graphs; False if a trial capture of the vocoder fails."""
         self._accel_graphs, self._voice_graphs, self._warmup_steps = True, True, warmup_steps
         self.set_accel(self.use_accel)
         self._renew_voice()
@@ -167,7 +174,7 @@ class StageSwitches:
 
     @property
     def graphs(self) -> GraphedCall | None:
-        """The vocoder's graphs, if in use; decoder and solver have their own."""
+        """The vocoder's graphs, if in use; the other stages have their own."""
         return self.voice.graphs
 
     @property
@@ -176,7 +183,7 @@ class StageSwitches:
         decoder, solver = self.decoder, self.solver  # once, since panels ask from other threads
         decoding = decoder is not None and decoder.use_graphs
         solving = solver is not None and solver.graphs is not None
-        return decoding or solving or self.graphs is not None
+        return decoding or solving or self.graphs is not None or self.reference is not None
 
     @property
     def fused(self) -> dict[str, bool]:
@@ -191,13 +198,14 @@ class StageSwitches:
     @property
     def buffer_memory_mb(self) -> float:
         """Megabytes that :meth:`clear_buffers` gives back: graph pools, KV buffers, tables. Prepared weights are not among them."""
-        decoder, solver, vocoder = self.decoder, self.solver, self.graphs
-        held = sum(holder.memory_mb for holder in (decoder, vocoder, solver and solver.graphs) if holder is not None)
+        decoder, solver = self.decoder, self.solver
+        holders = (decoder, solver and solver.graphs, self.graphs, self.reference)
+        held = sum(holder.memory_mb for holder in holders if holder is not None)
         return held + (solver.step.times.memory_bytes / MB if solver is not None else 0.0)
 
     def clear_buffers(self) -> None:
         """Drop captured graphs, KV buffers and tables; they are made again when needed."""
-        for holder in (self.decoder, self.solver, self.voice):
+        for holder in (self.decoder, self.solver, self.voice, self.reference):
             if holder is not None:
                 holder.clear()
 
@@ -251,8 +259,9 @@ class StageSwitches:
         return self._accel_graphs and self.device.type == "cuda"
 
     def _renew_gpt(self) -> None:
-        if self.decoder is not None:
-            self.decoder.clear()
+        for holder in (self.decoder, self.reference):
+            if holder is not None:
+                holder.clear()
         low_memory = self.low_memory
         self.set_low_memory(False)
         self.gpt = copy_to(self._source_gpt, self.device, self.dtype or torch.float32)
@@ -265,6 +274,12 @@ class StageSwitches:
             self.gpt.gpt = with_deepspeed(self.gpt.gpt, self.dtype or torch.float32)
         if self.decoder is not None:
             self.decoder = self._new_decoder()
+        self._renew_reference()
+
+    def _renew_reference(self) -> None:
+        self.reference = None
+        if self.use_accel and self._captures:
+            self.reference = ReferencePass(self.semantic_encoder, self.semantic_codec, self.campplus, self.gpt, self.dtype)
 
     def _renew_voice(self) -> None:
         self.voice.clear()

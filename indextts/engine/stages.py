@@ -1,7 +1,8 @@
 """The stages of the system on one device: reference -> prompt, text -> codes, codes -> latents -> mel, mel -> wave.
 
 On the plain path each stage calls its module as the papers describe it, one segment at a time. The accelerated path has the same results
-up to float32 rounding: codes from :class:`StaticDecoder`, whose prefix the latent pass uses again, and mel from :class:`FastSolver`.
+up to float32 rounding: prompts from :class:`ReferencePass` on a GPU, codes from :class:`StaticDecoder`, whose prefix the latent pass uses
+again, and mel from :class:`FastSolver`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from indextts.config import IndexTTSConfig
 from indextts.engine.chunks import vocode_in_chunks
 from indextts.engine.decode import PrefixState
 from indextts.engine.generate import GeneratedCodes, generate
+from indextts.engine.memory import is_out_of_memory
 from indextts.engine.offload import Offloaded
 from indextts.engine.reference_cache import EmotionPrompt, SpeakerPrompt
 from indextts.engine.sampling import SamplingParams
@@ -32,6 +34,7 @@ from indextts.models.mel import mel_spectrogram
 from indextts.models.semantic_encoder import semantic_features_frontend, stack_features
 
 if TYPE_CHECKING:
+    from indextts.engine.reference_graphs import Heard
     from indextts.models.bigvgan import BigVGAN
     from indextts.models.campplus import CAMPPlus
     from indextts.models.emotion import EmotionMatrices
@@ -86,6 +89,8 @@ class Stages(StageSwitches):
         """Keep on the CPU what runs once per voice, each layer visiting the device while it runs, and vocode in chunks."""
         if on == self.low_memory:
             return
+        if self.reference is not None:
+            self.reference.clear()  # graphs have recorded where weights were
         self.vocoder_frames = LOW_MEMORY_FRAMES if on else None
         if not on:
             while self._offloaded:
@@ -112,20 +117,30 @@ class Stages(StageSwitches):
 
     def speaker_prompt(self, mono: np.ndarray, rate: int) -> SpeakerPrompt:
         """Everything that the speaker's clip (n,) contributes."""
-        wav_22k, wav_16k = speaker_waveforms(mono, rate)
-        (features,) = self._semantic_features(wav_16k)
-        return self._speaker_of(features, wav_22k, wav_16k)
+        wav_22k, wav_16k = (wav.to(self.device) for wav in speaker_waveforms(mono, rate))
+        clip, fbank = semantic_features_frontend(wav_16k), style_features(wav_16k)
+        if (heard := self._heard([clip], fbank)) is not None:
+            return self._speaker_from(heard, wav_22k)
+        (features,) = self._semantic_features(clip)
+        return self._speaker_of(features, fbank, wav_22k)
 
     def emotion_prompt(self, mono: np.ndarray, rate: int) -> EmotionPrompt:
         """Features and emotion vector e(features) of a clip (n,) in the role of emotion reference."""
-        (features,) = self._semantic_features(emotion_waveform(mono, rate))
+        clip = semantic_features_frontend(emotion_waveform(mono, rate).to(self.device))
+        if (heard := self._heard([clip])) is not None:
+            return EmotionPrompt(heard.features[0], heard.emotions)
+        (features,) = self._semantic_features(clip)
         return EmotionPrompt(features, self._emotion_of(features))
 
     def both_prompts(self, voice: tuple[np.ndarray, int], emotion: tuple[np.ndarray, int]) -> tuple[SpeakerPrompt, EmotionPrompt]:
         """:meth:`speaker_prompt` and :meth:`emotion_prompt` of two clips with their rates, encoded as one batch."""
-        wav_22k, wav_16k = speaker_waveforms(*voice)
-        heard, felt = self._semantic_features(wav_16k, emotion_waveform(*emotion))
-        speaker = self._speaker_of(heard, wav_22k, wav_16k)
+        wav_22k, wav_16k = (wav.to(self.device) for wav in speaker_waveforms(*voice))
+        clips = [semantic_features_frontend(wav) for wav in (wav_16k, emotion_waveform(*emotion).to(self.device))]
+        fbank = style_features(wav_16k)
+        if (replayed := self._heard(clips, fbank)) is not None:
+            return self._speaker_from(replayed, wav_22k), EmotionPrompt(replayed.features[1], replayed.emotions[1:])
+        heard, felt = self._semantic_features(*clips)
+        speaker = self._speaker_of(heard, fbank, wav_22k)
         vectors = self._emotion_of(heard, felt)
         speaker.emotion = vectors[:1]
         return speaker, EmotionPrompt(felt, vectors[1:])
@@ -136,15 +151,39 @@ class Stages(StageSwitches):
             speaker.emotion = self._emotion_of(speaker.features)
         return speaker.emotion + alpha * (emotion.vector - speaker.emotion)
 
-    def _speaker_of(self, features: Tensor, wav_22k: Tensor, wav_16k: Tensor) -> SpeakerPrompt:
-        spect = self.config.s2mel.preprocess_params
-        mel = mel_spectrogram(wav_22k.to(self.device)[None], spect.spect_params, spect.sr)
-        style = self.campplus(style_features(wav_16k.to(self.device)))
+    def _heard(self, clips: list[tuple[Tensor, Tensor]], fbank: Tensor | None = None) -> Heard | None:
+        """What graphs make of front-end features of clips and the speaker's filterbank; None where eager launches are to do it."""
+        if self.reference is None or self.low_memory:
+            return None
+        try:
+            return self.reference(clips, fbank)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            logger.warning("reading clips without CUDA graphs from now on: a capture failed on %s: %s", self.device, error)
+            self.reference = None
+            return None
+
+    def _speaker_from(self, heard: Heard, wav_22k: Tensor) -> SpeakerPrompt:
+        """The prompt of the first clip."""
+        assert heard.voice is not None
+        quantised, latents, style = heard.voice
+        mel = self._mel_of(wav_22k)
+        condition = self.s2mel.length_regulator(quantised, torch.tensor([mel.shape[-1]]))
+        return SpeakerPrompt(heard.features[0], style, condition, mel, latents, heard.emotions[:1])
+
+    def _speaker_of(self, features: Tensor, fbank: Tensor, wav_22k: Tensor) -> SpeakerPrompt:
+        mel = self._mel_of(wav_22k)
+        style = self.campplus(fbank)
         _, quantised = self.semantic_codec.quantize(features)
         condition = self.s2mel.length_regulator(quantised, torch.tensor([mel.shape[-1]]))
         with self.gpt_autocast():
             latents = self.gpt.speaker_latents(features)
         return SpeakerPrompt(features, style, condition, mel, latents)
+
+    def _mel_of(self, wav_22k: Tensor) -> Tensor:
+        spect = self.config.s2mel.preprocess_params
+        return mel_spectrogram(wav_22k[None], spect.spect_params, spect.sr)
 
     def mix_emotion(self, speaker: SpeakerPrompt, merged: Tensor, weights: list[float], rows: list[int] | None) -> Tensor:
         """Eight emotion values over the matrices (rows by similarity to the speaker unless given) and the rest ``merged``, (1, D)."""
@@ -243,9 +282,8 @@ class Stages(StageSwitches):
             lengths = torch.tensor([one.shape[1] for one in features], device=self.device)
             return self.gpt.emotion_vector(padded, lengths, isolate_padding=True).float()
 
-    def _semantic_features(self, *wavs_16k: Tensor) -> list[Tensor]:
-        """Semantic features (1, T, 1024) of waveforms (n,)."""
-        clips = [semantic_features_frontend(wav.to(self.device)) for wav in wavs_16k]
+    def _semantic_features(self, *clips: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """Semantic features (1, T, 1024) of clips from :func:`semantic_features_frontend`."""
         features = self.semantic_encoder(*(clips[0] if len(clips) == 1 else stack_features(clips)))
         return [row[None, : clip.shape[1]] for row, (clip, _) in zip(features, clips, strict=True)]
 

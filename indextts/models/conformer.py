@@ -16,6 +16,7 @@ from indextts.config import ConformerConfig
 
 POSITIONS = 5000  # rows of the position table
 KERNEL = 15  # of the depthwise convolution
+PIECE = 64  # frames, of all rows, that the subsampling holds at once in a padded batch: at the release's size 1 MB each, three times
 
 
 class ConformerEncoder(nn.Module):
@@ -38,7 +39,8 @@ class ConformerEncoder(nn.Module):
         if features.shape[1] < 3:
             raise ValueError(f"the conditioning encoder needs at least 3 frames of features (60 ms), got {features.shape[1]}")
         mask = None if lengths is None else frame_mask(lengths, features.shape[1])[:, :, 2::2]
-        x: Tensor = self.embed(features)
+        whole = lengths is None or torch.is_grad_enabled()
+        x: Tensor = self.embed(features) if whole else self.embed.in_pieces(features)
         positions = self.embed.pos_enc(x.shape[1])
         x = x * math.sqrt(x.shape[-1])
         for block in self.encoders:
@@ -65,6 +67,12 @@ class Subsampling(nn.Module):
         image = self.conv(features[:, None])  # (B, width, T2, frequencies)
         out: Tensor = self.out(image.transpose(1, 2).flatten(2))  # channel outer, frequency inner
         return out
+
+    def in_pieces(self, features: Tensor) -> Tensor:
+        """The same with little memory, which a CUDA graph would hold for good."""
+        frames, step = (features.shape[1] - 1) // 2, max(1, PIECE // features.shape[0])
+        pieces = [self(features[:, 2 * first : 2 * min(first + step, frames) + 1]) for first in range(0, frames, step)]
+        return torch.cat(pieces, dim=1)
 
 
 class PositionTable(nn.Module):

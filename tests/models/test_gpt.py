@@ -158,6 +158,14 @@ def test_prompts_of_unequal_length_can_be_batched(model: UnifiedVoice, method: s
     assert not torch.allclose(encode(features, lengths)[1], single[1], atol=1e-5), "the release's result for a padded row differs"
 
 
+@pytest.mark.parametrize("frames", [3, 14, 15, 16])
+def test_a_padded_batch_is_subsampled_in_pieces(model: UnifiedVoice, monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
+    features, embed = torch.randn(2, frames, CONFIG.feature_dim), model.conditioning_encoder.embed
+    monkeypatch.setattr("indextts.models.conformer.PIECE", 6)
+    with torch.no_grad():
+        torch.testing.assert_close(embed.in_pieces(features), embed(features), atol=1e-6, rtol=1e-5)
+
+
 def test_a_prompt_without_any_whole_frame_gives_no_nan(model: UnifiedVoice) -> None:
     assert model.speaker_latents(torch.randn(2, 9, CONFIG.feature_dim), torch.tensor([9, 1])).isfinite().all()
 
