@@ -5,24 +5,32 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from indextts import IndexTTS2
 from indextts.audio import emotion_waveform
 from indextts.bench import made_up_clip
+from indextts.config import CAMPPlusConfig, SemanticCodecConfig
 from indextts.engine import stage_switches
 from indextts.engine.reference_cache import EmotionPrompt, SpeakerPrompt
-from indextts.engine.reference_graphs import TOKENS_BUCKET, ReferencePass
+from indextts.engine.reference_graphs import TOKENS_BUCKET, ReferencePass, speaker_pass
 from indextts.engine.stage_switches import StageSwitches
 from indextts.engine.stages import Stages
-from indextts.models.semantic_encoder import semantic_features_frontend
+from indextts.models.campplus import CAMPPlus
+from indextts.models.gpt import UnifiedVoice
+from indextts.models.semantic_codec import SemanticCodec
+from indextts.models.semantic_encoder import SemanticEncoder, semantic_features_frontend
 from tests.engine.test_pass_graphs import Pretended
+from tests.tiny_gpt import CONFIG
 
 Clip = tuple[np.ndarray, int]
 Prompt = SpeakerPrompt | EmotionPrompt
@@ -126,6 +134,35 @@ def test_one_graph_serves_many_lengths_from_the_second_clip_on(stages: Stages) -
     assert stages.buffer_memory_mb >= passes.memory_mb == 6.0
     stages.clear_buffers()
     assert not any(call.shapes for call in (passes._emotion, passes._speaker, passes._style))
+
+
+def test_what_is_captured_never_waits_for_the_device_nor_copies_to_it() -> None:
+    """Tensors of a pretended GPU have no values to look at, and do not mix with the CPU's."""
+
+    class OnGpuAlone(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, function: Any, _: Any, given: Any = (), named: Any = None) -> Any:
+            result = function(*given, **(named or {}))
+            tensors = [x for x in tree_leaves((given, named, result)) if isinstance(x, torch.Tensor)]
+            assert {x.device.type for x in tensors} <= {"cuda"}, function
+            self.calls += 1
+            return result
+
+    w2v = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
+    codec_config = SemanticCodecConfig(hidden_size=16, vocos_dim=8, vocos_intermediate_dim=16, vocos_num_layers=2, codebook_size=32)
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        encoder, codec = SemanticEncoder(w2v, hidden_state=2), SemanticCodec(codec_config)
+        campplus = CAMPPlus(CAMPPlusConfig(feat_dim=24, embedding_size=12, growth_rate=8, bn_size=2, init_channels=16)).eval()
+        gpt = UnifiedVoice(replace(CONFIG, feature_dim=16)).eval()
+        features, fbank = torch.empty(2, 64, 160), torch.empty(1, 128, 24)
+        mask, lengths = torch.empty(2, 64, dtype=torch.int64), torch.empty(2, dtype=torch.int64)
+        with OnGpuAlone() as watch:
+            _, emotions, quantised, latents = speaker_pass(encoder, gpt, codec, None, features, mask, lengths)
+            style = campplus(fbank, lengths[:1])
+    assert watch.calls > 500
+    assert [x.shape for x in (emotions, quantised, latents, style)] == [(2, 32), (1, 64, 16), (1, 4, 32), (1, 12)]
+    assert emotions.dtype == torch.float32
 
 
 def test_switches_drop_what_was_captured(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
