@@ -26,6 +26,14 @@ FRAMES_BUCKET = STACK * TOKENS_BUCKET  # of 10 ms: a clip has the same bucket in
 WARMUP_STEPS = 1  # a bucket's first clip, read by eager launches, has warmed up nearly everything
 
 
+class Passes(NamedTuple):
+    """:func:`emotion_pass`, :func:`speaker_pass` and :class:`CAMPPlus`, whose inputs are tensors alone."""
+
+    emotion: Callable[..., Any]
+    speaker: Callable[..., Any]
+    style: Callable[..., Any]
+
+
 class VoiceParts(NamedTuple):
     """What networks make of the speaker's clip beside its features."""
 
@@ -47,7 +55,7 @@ class ReferencePass:
     """Reads clips; ``dtype``: of the GPT's linear weights (None: float32).
 
     ``call(function, warmup_steps)`` makes a replayed function of one; by default graphs that share their memory, since they take turns.
-    The first clip of a bucket is left to eager launches: a capture takes several times as long, and pays from the third clip on.
+    The first clip of a bucket is read by eager launches of the same: a capture takes several times as long.
     """
 
     def __init__(
@@ -59,51 +67,43 @@ class ReferencePass:
         dtype: torch.dtype | None = None,
         call: Callable[..., Any] | None = None,
     ) -> None:
-        self._given = call
-        self._emotion_pass = partial(emotion_pass, encoder, gpt, dtype)
-        self._speaker_pass = partial(speaker_pass, encoder, gpt, codec, dtype)
-        self._style_pass = campplus
+        self._call = call
+        self._eager = Passes(partial(emotion_pass, encoder, gpt, dtype), partial(speaker_pass, encoder, gpt, codec, dtype), campplus)
         self._start()
 
     def _start(self) -> None:
-        call = self._given or partial(GraphedCall, pool=torch.cuda.graph_pool_handle())  # a pool ends with its last graph
-        self._emotion, self._speaker, self._style = (
-            call(function, WARMUP_STEPS) for function in (self._emotion_pass, self._speaker_pass, self._style_pass)
-        )
-        self._asked: set[tuple[int, int, bool]] = set()
+        call = self._call or partial(GraphedCall, pool=torch.cuda.graph_pool_handle())  # a pool ends with its last graph
+        self._replayed = Passes(*(call(function, WARMUP_STEPS) for function in self._eager))
+        self._seen: set[tuple[int, int, bool]] = set()
 
     @property
     def memory_mb(self) -> float:
         """Megabytes of the graphs' pool."""
-        return float(sum(call.memory_mb for call in (self._emotion, self._speaker, self._style)))
+        return float(sum(call.memory_mb for call in self._replayed))  # type: ignore[attr-defined]
 
     def clear(self) -> None:
         """Drop the graphs; they are captured again when needed."""
-        for call in (self._emotion, self._speaker, self._style):
-            call.clear()
+        for call in self._replayed:
+            call.clear()  # type: ignore[attr-defined]
         self._start()
 
-    def __call__(self, clips: Sequence[tuple[Tensor, Tensor]], fbank: Tensor | None = None) -> Heard | None:
-        """Read clips, features (1, T, 160) and mask (1, T) each. With the centred filterbank (1, F, 80) of the first it is the speaker's.
-
-        None for the first clips of their bucket, which are better read by eager launches.
-        """
+    def __call__(self, clips: Sequence[tuple[Tensor, Tensor]], fbank: Tensor | None = None) -> Heard:
+        """Read clips, features (1, T, 160) and mask (1, T) each; the first is the speaker's if its centred filterbank (1, F, 80) is given."""
         tokens = [features.shape[1] for features, _ in clips]
         size = -(-max(tokens) // TOKENS_BUCKET) * TOKENS_BUCKET
         bucket = (len(clips), size, fbank is None)
-        if bucket not in self._asked:
-            self._asked.add(bucket)
-            return None
+        run = self._replayed if bucket in self._seen else self._eager
+        self._seen.add(bucket)
         features, mask = (_padded([clip[part][0] for clip in clips], size) for part in (0, 1))
         if fbank is None:
-            hidden, emotions = self._emotion(features, mask, torch.tensor(tokens, device=features.device))
+            hidden, emotions = run.emotion(features, mask, torch.tensor(tokens, device=features.device))
             voice = None
         else:
             frames = fbank.shape[1]
             lengths = torch.tensor([*tokens, frames], device=features.device)  # one copy, before the device is busy
             fbank = _padded([fbank[0]], frames + -frames % FRAMES_BUCKET)
-            hidden, emotions, quantised, latents = self._speaker(features, mask, lengths[:-1])
-            voice = VoiceParts(quantised[:, : tokens[0]], latents, self._style(fbank, lengths[-1:]))
+            hidden, emotions, quantised, latents = run.speaker(features, mask, lengths[:-1])
+            voice = VoiceParts(quantised[:, : tokens[0]], latents, run.style(fbank, lengths[-1:]))
         return Heard([row[None, :count] for row, count in zip(hidden, tokens, strict=True)], emotions, voice)
 
 

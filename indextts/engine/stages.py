@@ -152,7 +152,7 @@ class Stages(StageSwitches):
         return speaker.emotion + alpha * (emotion.vector - speaker.emotion)
 
     def _heard(self, clips: list[tuple[Tensor, Tensor]], fbank: Tensor | None = None) -> Heard | None:
-        """What graphs make of front-end features of clips and the speaker's filterbank; None where eager launches are to do it."""
+        """What graphs make of front-end features of clips and the speaker's filterbank; None where plain calls are to do it."""
         if self.reference is None or self.low_memory:
             return None
         try:
@@ -161,6 +161,7 @@ class Stages(StageSwitches):
             if is_out_of_memory(error):
                 raise
             logger.warning("reading clips without CUDA graphs from now on: a capture failed on %s: %s", self.device, error)
+            self.reference.clear()
             self.reference = None
             return None
 

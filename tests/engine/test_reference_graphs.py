@@ -52,8 +52,11 @@ def reading(stages: Stages) -> ReferencePass:
 def in_bucket(stages: Stages, ask: Callable[[Stages], Any]) -> Any:
     """The first clip of a bucket is read by eager launches, so ask twice."""
     with stages.running():
-        ask(stages)
-        return ask(stages)
+        first, second = ask(stages), ask(stages)
+    if stages.reference is not None and stages.device.type == "cpu":
+        for ours, theirs in zip(*(one if isinstance(one, tuple) else (one,) for one in (first, second)), strict=True):
+            assert_same(ours, theirs, 0)
+    return second
 
 
 def plainly(stages: Stages, ask: Callable[[Stages], Any]) -> Any:
@@ -124,16 +127,16 @@ def test_one_graph_serves_many_lengths_from_the_second_clip_on(stages: Stages) -
         for number, seconds in enumerate((0.9, 0.4, 1.1, 0.6)):
             stages.speaker_prompt(*clip(seconds))
             stages.emotion_prompt(*clip(seconds))
-            assert [len(call.shapes) for call in (passes._emotion, passes._speaker, passes._style)] == [int(number > 0)] * 3
+            assert [len(call.shapes) for call in passes._replayed] == [int(number > 0)] * 3
         stages.speaker_prompt(*clip(BUCKET_S + 0.2))
-        assert len(passes._speaker.shapes) == 1
+        assert len(passes._replayed.speaker.shapes) == 1
         stages.both_prompts(clip(0.4), clip(BUCKET_S + 0.2))
         stages.both_prompts(clip(0.4), clip(BUCKET_S + 0.2))
-    assert [len(call.shapes) for call in (passes._emotion, passes._speaker, passes._style)] == [1, 2, 1]
+    assert [len(call.shapes) for call in passes._replayed] == [1, 2, 1]
     assert stages.graphs_in_use
     assert stages.buffer_memory_mb >= passes.memory_mb == 6.0
     stages.clear_buffers()
-    assert not any(call.shapes for call in (passes._emotion, passes._speaker, passes._style))
+    assert not any(call.shapes for call in passes._replayed)
 
 
 def test_what_is_captured_never_waits_for_the_device_nor_copies_to_it() -> None:
@@ -177,7 +180,7 @@ def test_switches_drop_what_was_captured(stages: Stages, monkeypatch: pytest.Mon
         found = in_bucket(stages, ask)
         assert_same(found, plainly(stages, ask), 1e-5 if stages.dtype is None else 2e-2)
         assert stages.reference is not None
-        assert stages.reference._speaker.shapes
+        assert stages.reference._replayed.speaker.shapes
         return stages.reference
 
     switches: dict[str, Callable[[], object]] = {
@@ -189,19 +192,19 @@ def test_switches_drop_what_was_captured(stages: Stages, monkeypatch: pytest.Mon
     }
     for name, switch in switches.items():
         before = captured()
-        call = before._speaker
+        call = before._replayed.speaker
         switch()
         assert stages.reference is not before, name
         assert not call.shapes, name
     before = captured()
     for low in (True, False):
-        call = before._speaker
+        call = before._replayed.speaker
         stages.set_low_memory(low)
         assert not call.shapes
-        assert not before._speaker.shapes
+        assert not before._replayed.speaker.shapes
         if low:
             assert_same(in_bucket(stages, ask), plainly(stages, ask))
-            assert not before._speaker.shapes, "weights that come and go cannot be captured"
+            assert not before._replayed.speaker.shapes, "weights that come and go cannot be captured"
     captured()
     stages.set_accel(False)
     assert stages.reference is None
@@ -218,7 +221,7 @@ def test_a_capture_that_fails_is_said_once_and_changes_nothing(stages: Stages, c
         return on.both_prompts(clip(1.0), clip(0.8))
 
     assert stages.reference is not None
-    stages.reference._style = refuse
+    stages.reference._replayed = stages.reference._replayed._replace(style=Pretended(refuse, 0))
     with caplog.at_level(logging.WARNING):
         found = [in_bucket(stages, ask) for _ in range(2)]
     assert len(caplog.records) == 1
@@ -236,7 +239,7 @@ def test_a_lack_of_memory_is_no_failed_capture(stages: Stages) -> None:
 
     passes = stages.reference
     assert passes is not None
-    passes._speaker = full
+    passes._replayed = passes._replayed._replace(speaker=full)
     with pytest.raises(torch.OutOfMemoryError):
         in_bucket(stages, lambda on: on.speaker_prompt(*clip(1.0)))
     assert stages.reference is passes
@@ -252,7 +255,7 @@ def on_gpu() -> Iterator[IndexTTS2]:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("tf32", 1e-2), ("bf16", 3e-2), ("fp16", 1e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 3e-2), ("fp16", 1e-2)])
 def test_replayed_prompts_equal_eager_ones(on_gpu: IndexTTS2, precision: str, tolerance: float) -> None:
     on_gpu.set_precision(precision)
     stages = on_gpu._stages
@@ -270,7 +273,7 @@ def test_replayed_prompts_equal_eager_ones(on_gpu: IndexTTS2, precision: str, to
                 for ours, theirs in zip(found, expected, strict=True):
                     assert_same(ours, theirs, tolerance)
     assert stages.reference is passes, "a capture failed"
-    assert len(passes._speaker._captured) > 2
+    assert len(passes._replayed.speaker._captured) > 2
 
 
 @pytest.mark.gpu
