@@ -88,7 +88,7 @@ class ReferencePass:
         self._start()
 
     def __call__(self, clips: Sequence[tuple[Tensor, Tensor]], fbank: Tensor | None = None) -> Heard:
-        """Read clips, features (1, T, 160) and mask (1, T) each; the first is the speaker's if its centred filterbank (1, F, 80) is given."""
+        """Read clips, features (1, T, 160) and mask (1, T) each; the first is the speaker's if ``fbank`` (1, F, 80) is given."""
         tokens = [features.shape[1] for features, _ in clips]
         size = -(-max(tokens) // TOKENS_BUCKET) * TOKENS_BUCKET
         bucket = (len(clips), size, fbank is None)
