@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +33,10 @@ from indextts.training.sizes import SIZES
 logger = logging.getLogger(__name__)
 
 _BATCH_FRAMES = 22_000
-_ALTERED = 0.7  # share of rows in a voice that nobody has
+_ALTERED = 0.85  # share of rows in a voice that nobody has
 _STRANGE = 0.3  # share of rows with another speaker's style vector
-_WARP, _COLOUR_DB, _RIPPLES = 0.15, 3.0, 6  # of these: the largest warp's logarithm; how much and how finely their spectrum is reshaped
+# Of these: the largest logarithms of factors on all frequencies and on the formants', and how much and how finely the spectrum is reshaped.
+_WARP, _FORMANTS, _COLOUR_DB, _RIPPLES = 0.15, 0.15, 4.5, 10
 _DROP = 0.15  # share of rows without conditions
 _HOP = 256
 _MEL_RATE = SAMPLE_RATE / _HOP
@@ -214,25 +216,34 @@ def _in_steps(tokens: int) -> int:
 
 
 def _mels(
-    corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int, voices: tuple[Tensor, Tensor] | None
+    corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int, voices: Voices | None
 ) -> Tensor:
     return mel_of(corpus.waves(ids, offsets, frames * _HOP), *(voices or ()))
 
 
-def draw_voices(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Other voices for prompt and target together: factors on frequencies (B,) and gains (B, 513) of the spectrum, 1 for the rows kept.
+class Voices(NamedTuple):
+    """Other voices for prompt and target together; 1 for the rows that are kept. See :func:`mel_of`."""
+
+    warps: Tensor  # (B,)
+    gains: Tensor  # (B, 513)
+    formants: Tensor  # (B,)
+
+
+def draw_voices(rows: int, device: torch.device) -> Voices:
+    """Voices that nobody has, for most of the rows.
 
     The style vector stays that of the voice as it was, so that what is to be copied exactly has to be read from the prompt: a voice
     that was never trained on has a style vector which is only nearly right.
     """
     altered = torch.rand(rows, device=device) < _ALTERED
-    warps = ((2 * torch.rand(rows, device=device) - 1) * _WARP).exp()
+    warps, formants = (((2 * torch.rand(rows, device=device) - 1) * most).exp() for most in (_WARP, _FORMANTS))
     bins = SpectConfig().n_fft // 2 + 1
     order = torch.arange(1, _RIPPLES + 1, device=device)
     mel_place = torch.log1p(torch.arange(bins, device=device) * SAMPLE_RATE / SpectConfig().n_fft / 700)
     ripples = (math.pi * order[:, None] * mel_place / mel_place[-1]).cos()
     decibels = (torch.randn(rows, _RIPPLES, device=device) * _COLOUR_DB / order.sqrt()) @ ripples
-    return torch.where(altered, warps, 1.0), torch.where(altered[:, None], 10 ** (decibels / 20), 1.0)
+    gains = torch.where(altered[:, None], 10 ** (decibels / 20), 1.0)
+    return Voices(torch.where(altered, warps, 1.0), gains, torch.where(altered, formants, 1.0))
 
 
 def estranged(style: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from indextts.training.corpus import SAMPLE_RATE, TOKEN_SAMPLES
 PITCH_BINS = 12  # 0: unvoiced; the others span an octave and a half around the piece's median, or all voices
 _ABSOLUTE_CENTRE_HZ, _ABSOLUTE_STEP, _RELATIVE_STEP = 150.0, 2.8, 1.6  # steps in semitones
 _LOWEST_HZ, _HIGHEST_HZ = 65.0, 420.0
+_ENVELOPE_TERMS = 40  # 1.8 ms: finer than formants, coarser than the harmonics of a high voice
 
 
 @functools.lru_cache(maxsize=4)
@@ -64,14 +65,17 @@ def style_inputs(waves_16k: Tensor) -> Tensor:
     return fbank - fbank.mean(dim=1, keepdim=True)
 
 
-def mel_of(waves: Tensor, warps: Tensor | None = None, gains: Tensor | None = None) -> Tensor:
+def mel_of(waves: Tensor, warps: Tensor | None = None, gains: Tensor | None = None, formants: Tensor | None = None) -> Tensor:
     """Log-mel (B, 80, n // 256) of waves (B, n) at 22 050 Hz.
 
-    ``warps`` (B,): factors on all frequencies, as of a smaller head; ``gains`` (B, 513): factors on the magnitude of each one, thereafter.
+    ``warps`` (B,): factors on all frequencies, as of a smaller head with a higher voice; ``formants`` (B,): factors on the frequencies of
+    the spectrum's envelope alone, the pitch stays; ``gains`` (B, 513): factors on the magnitude of each frequency, thereafter.
     """
     magnitude = magnitudes(waves, SpectConfig())
     if warps is not None:
         magnitude = _warped(magnitude, warps)
+    if formants is not None:
+        magnitude = _reshaped(magnitude, formants)
     if gains is not None:
         magnitude = magnitude * gains[..., None]
     return log_mel(magnitude, SpectConfig(), SAMPLE_RATE)
@@ -79,13 +83,29 @@ def mel_of(waves: Tensor, warps: Tensor | None = None, gains: Tensor | None = No
 
 def _warped(magnitude: Tensor, warps: Tensor) -> Tensor:
     """Magnitudes (B, K, F) with what was at a frequency moved to ``warps`` times that; nothing comes in from above."""
-    bins = magnitude.shape[1]
-    source = torch.arange(bins, device=magnitude.device) / warps[:, None]
+    mixed, inside = _moved(magnitude, warps)
+    return torch.where(inside, mixed, MAGNITUDE_EPSILON**0.5)
+
+
+def _reshaped(magnitude: Tensor, factors: Tensor) -> Tensor:
+    """Magnitudes (B, K, F) whose envelope, the slow part of the log spectrum (its first cepstral coefficients), is stretched."""
+    logarithm = magnitude.log()
+    cepstrum = torch.fft.irfft(logarithm, dim=1)
+    quefrency = torch.arange(cepstrum.shape[1], device=magnitude.device)
+    slow = (torch.minimum(quefrency, cepstrum.shape[1] - quefrency) < _ENVELOPE_TERMS)[:, None]
+    envelope = torch.fft.rfft(cepstrum * slow, dim=1).real
+    moved, _ = _moved(envelope, factors)
+    return (logarithm + moved - envelope).exp()
+
+
+def _moved(values: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (B, K, F) by frequency, each at ``factors`` times its frequency, and where (B, K, 1) there was one; beyond it the last one."""
+    bins = values.shape[1]
+    source = torch.arange(bins, device=values.device) / factors[:, None]
     below = source.floor().clamp(max=bins - 1)
-    share = (source - below)[..., None]
-    lower, upper = (at.long().clamp(max=bins - 1)[..., None].expand(-1, -1, magnitude.shape[2]) for at in (below, below + 1))
-    mixed = (1 - share) * magnitude.gather(1, lower) + share * magnitude.gather(1, upper)
-    return torch.where((source <= bins - 1)[..., None], mixed, MAGNITUDE_EPSILON**0.5)
+    share = (source - below)[..., None].clamp(max=1)
+    lower, upper = (at.long().clamp(max=bins - 1)[..., None].expand(-1, -1, values.shape[2]) for at in (below, below + 1))
+    return (1 - share) * values.gather(1, lower) + share * values.gather(1, upper), (source <= bins - 1)[..., None]
 
 
 @torch.no_grad()

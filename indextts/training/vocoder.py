@@ -15,10 +15,10 @@ from indextts.training.replay import Replay
 from indextts.training.sizes import SIZES
 from indextts.training.speed import fuse_activations
 
-_BATCH = 40
-_FRAMES = 32  # of a piece
+_BATCH = 20
+_FRAMES = 64  # of a piece
 _MEL_WEIGHT, _SPECTRUM_WEIGHT, _FEATURE_WEIGHT, _EDGE_WEIGHT = 15.0, 1.0, 2.0, 20.0
-_ALONE = 0.3  # share of the planned time before the discriminators come in
+_ALONE = 0.3  # share of the planned time before the discriminators come in; a vocoder that goes on meets them at once
 _RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 _HOP = 256
 _MARGIN = 3  # frames at each end that the reflection of the mel spoils
@@ -30,7 +30,7 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     torch.manual_seed(settings.seed)
     vocoder = BigVGAN(SIZES[settings.size]().bigvgan)
     trainer = Trainer("vocoder", {"vocoder": vocoder}, settings, peak=1e-3, betas=(0.8, 0.97), weight_decay=0.0, average=0.997, clip=5.0)
-    judges = Discriminators(4 if settings.size == "miniature" else 12)
+    judges = Discriminators(2 if settings.size == "miniature" else 32)
     fuse_activations(vocoder, settings.device)
     opponent = Trainer("discriminator", {"judges": judges}, settings, peak=5e-4, betas=(0.8, 0.97), weight_decay=0.0, clip=5.0)
 
@@ -49,13 +49,12 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     def against_judges(wave: Tensor) -> dict[str, Tensor]:
         made, losses = generate(wave)
         with opponent.autocast():
-            doubt = judge_loss(judges(wave), judges(made.detach()))
+            truth = judges(wave)
+            doubt = judge_loss(truth, judges(made.detach()))
         opponent.update(doubt)
         judges.requires_grad_(False)
         with opponent.autocast():
             opinion = judges(made)
-            with torch.no_grad():
-                truth = judges(wave)
             losses["fooling"], losses["features"] = fooling_loss(opinion), feature_loss(truth, opinion)
         loss = _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"] + _EDGE_WEIGHT * losses["edges"]
         loss = loss + losses["fooling"] + _FEATURE_WEIGHT * losses["features"]
@@ -68,7 +67,7 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
         corpus.refresh(1)
         wave = pieces(corpus, max(2, int(_BATCH * settings.batch)))
         trainer.before_update()
-        if trainer.progress > _ALONE:
+        if trainer.resumed or trainer.progress > _ALONE:
             opponent.before_update()
             values = second(wave)
             opponent.after_update({"loss": values.pop("doubt")})

@@ -40,17 +40,37 @@ def test_gains_shift_the_mel_and_nothing_else() -> None:
     assert torch.allclose(shifted[1], plain[1] + math.log(2), atol=1e-4)
 
 
-def test_three_of_ten_rows_keep_their_voice() -> None:
+def vowel(pitch_hz: float, formant_hz: float) -> torch.Tensor:
+    """Harmonics of a pitch under one resonance."""
+    hertz = pitch_hz * torch.arange(1, int(9000 / pitch_hz))
+    strength = 1 / (1 + ((hertz - formant_hz) / 150).square()) + 0.003
+    return 0.1 * (strength[:, None] * torch.sin(2 * math.pi * hertz[:, None] * torch.arange(8192) / 22050)).sum(0)
+
+
+def test_formants_move_and_the_pitch_stays() -> None:
+    pitch = 180.0
+    moved = mel_of(vowel(pitch, 1500.0)[None], formants=torch.tensor([1.2]))[0, :, 8:-8].mean(1)
+    expected = mel_of(vowel(pitch, 1800.0)[None])[0, :, 8:-8].mean(1)
+    before = mel_of(vowel(pitch, 1500.0)[None])[0, :, 8:-8].mean(1)
+    assert int(moved[10:].argmax()) == int(expected[10:].argmax()) != int(before[10:].argmax())
+    low = slice(2, 14)  # bands narrow enough for single harmonics
+    assert torch.equal(moved[low].diff().sign(), before[low].diff().sign())
+
+
+def test_most_rows_have_a_voice_that_nobody_has() -> None:
     torch.manual_seed(0)
-    warps, gains = draw_voices(2000, torch.device("cpu"))
-    assert 0.25 < (warps == 1).float().mean() < 0.35
-    assert warps.log().abs().max() <= 0.15 + 1e-6
-    assert warps.min() < 0.9
-    assert warps.max() > 1.1
-    assert torch.equal((gains == 1).all(dim=1), warps == 1)
-    altered = 20 * gains[warps != 1].log10()
-    assert 2.0 < altered.square().mean().sqrt() < 5.0  # decibels
-    assert (altered[:, 1:] - altered[:, :-1]).abs().max() < 2.0  # smooth
+    warps, gains, formants = draw_voices(2000, torch.device("cpu"))
+    kept = warps == 1
+    assert 0.1 < kept.float().mean() < 0.2
+    for factors in (warps, formants):
+        assert torch.equal(factors == 1, kept)
+        assert factors.log().abs().max() <= 0.15 + 1e-6
+        assert factors.min() < 0.9
+        assert factors.max() > 1.1
+    assert torch.equal((gains == 1).all(dim=1), kept)
+    altered = 20 * gains[~kept].log10()
+    assert 4.0 < altered.square().mean().sqrt() < 7.0  # decibels
+    assert (altered[:, 1:] - altered[:, :-1]).abs().max() < 5.0  # smooth
 
 
 def test_some_style_vectors_change_places() -> None:
