@@ -99,6 +99,9 @@ def targets(sections: dict[str, list[Row]]) -> list[Target]:
             add(f"{name}, of {row.get('texts', 0)}", 0, "<=", row.get(key))
     if "joins" in sections:
         add(f"clicks at {single('joins').get('joins', 0)} joins", 0, "<=", single("joins").get("clicks"))
+    if "copies" in sections:
+        copied = next((row for row in sections["copies"] if row["what"] == "mel + vocoder"), {})
+        add("buzz of the vocoder", 0.1, "<=", copied.get("buzz"))
     if "resources" in sections:
         row = single("resources")
         add("RTF of the first sentence", 1, "<=", row.get("first_rtf"))

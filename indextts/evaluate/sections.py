@@ -11,7 +11,7 @@ import numpy as np
 from indextts.evaluate import likeness, texts
 from indextts.evaluate.prosody import prosody
 from indextts.evaluate.render import Clip, Clones
-from indextts.evaluate.sound import clicks, speech_s
+from indextts.evaluate.sound import buzz, clicks, speech_s
 from indextts.evaluate.sources import Voice
 from indextts.evaluate.words import error_rate, recogniser, spoken_words
 
@@ -45,7 +45,7 @@ def voice_rows(clones: Clones, voices: Sequence[Voice], sentences: Sequence[str]
 
 
 def judged(clips: Sequence[tuple[str, Clip]]) -> Row:
-    """Words and cleanliness of (text, clip) pairs; the choice of 40 where all texts are among them."""
+    """Words, cleanliness and buzz of (text, clip) pairs; the choice of 40 where all texts are among them."""
     judge = recogniser()
     pairs = [(text, judge.transcribe(*clip.sound)) for text, clip in clips]
     row: Row = {"sentences": len(clips), "words": sum(len(spoken_words(text)) for text, _ in clips), "wer": error_rate(pairs)}
@@ -53,6 +53,7 @@ def judged(clips: Sequence[tuple[str, Clip]]) -> Row:
         hits = [judge.choose(*clip.sound, texts.CHOICES) == " ".join(spoken_words(text)) for text, clip in clips]
         row["choice"] = float(np.mean(hits))
     row["dnsmos"] = float(np.mean([likeness.dnsmos(*clip.sound) for _, clip in clips]))
+    row["buzz"] = float(np.mean([buzz(*clip.sound) for _, clip in clips]))
     return row
 
 

@@ -1,4 +1,7 @@
-"""What needs no judge: where speech begins and ends, and clicks where segments meet. Arrays are mono, float in [-1, 1] or int16."""
+"""What needs no judge: where speech begins and ends, clicks where segments meet, and a vocoder's buzz.
+
+Arrays are mono, float in [-1, 1] or int16.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ Floats = npt.NDArray[np.float32]
 _FRAME_S = 0.01
 _SPEECH_DB = -35.0  # below the loudest frames
 _CLICK_WINDOW_S = 0.02
+_BUZZ_HZ = (2000.0, 5000.0)  # above most harmonics that agree with a frame's length by chance
+_BUZZ_PERIOD_S = 256 / 22050  # a mel frame
+_BUZZ_WINDOW_S = 0.09
 _CLICK_RATIO, _CLICK_STEP = 3.0, 0.01  # times the steepest ordinary slope nearby; least step (-40 dB of full scale)
 
 
@@ -61,3 +67,22 @@ def clicks(samples: npt.NDArray[Any], rate: int, joins: Sequence[int]) -> int:
         around = np.concatenate([steps[max(0, join - 1 - width) : join - 1], steps[join : join + width]])
         count += step > max(_CLICK_STEP, _CLICK_RATIO * float(around.max(initial=0.0)))
     return count
+
+
+def buzz(samples: npt.NDArray[Any], rate: int) -> float:
+    """How much of the sound from 2 to 5 kHz repeats with every mel frame: 0 for speech, 1 for a tone and its harmonics at 86 Hz.
+
+    It is the mean correlation of windows with themselves one frame later, of those within 40 dB of the loudest. A vocoder that has learnt
+    spectra but not what lies between two frames makes the same wave in each. NaN for less than two windows or silence.
+    """
+    sound, shift, width = floats(samples), round(rate * _BUZZ_PERIOD_S), round(rate * _BUZZ_WINDOW_S)
+    starts = range(0, sound.size - width - shift, width // 2)
+    if len(starts) < 2:
+        return float("nan")
+    hertz = np.fft.rfftfreq(sound.size, 1 / rate)
+    band = np.fft.irfft(np.fft.rfft(sound) * ((hertz > _BUZZ_HZ[0]) & (hertz < _BUZZ_HZ[1])), sound.size)
+    pairs = [(band[at : at + width], band[at + shift : at + shift + width]) for at in starts]
+    powers = [float(np.linalg.norm(one) * np.linalg.norm(other)) for one, other in pairs]
+    if max(powers) <= 1e-9:
+        return float("nan")
+    return float(np.mean([(one @ other) / power for (one, other), power in zip(pairs, powers, strict=True) if power > 1e-4 * max(powers)]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from indextts.evaluate.prosody import pitch_track, prosody
-from indextts.evaluate.sound import clicks, floats, speech_s, speech_span
+from indextts.evaluate.sound import buzz, clicks, floats, speech_s, speech_span
 
 RATE = 22050
 
@@ -69,3 +69,16 @@ def test_a_click_is_a_step_steeper_than_the_speech_around() -> None:
 def test_samples_of_any_form_are_floats() -> None:
     assert floats(np.array([[16384], [-32768]], np.int16)).tolist() == [0.5, -1.0]
     assert floats(np.array([0.25], np.float64)).dtype == np.float32
+
+
+def test_buzz_is_what_repeats_with_every_frame() -> None:
+    noise = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1
+    frame = np.tile(noise[:256], RATE // 256)
+    assert buzz(frame, RATE) > 0.98
+    assert abs(buzz(noise, RATE)) < 0.1
+    assert abs(buzz(voiced(133, 1.0), RATE)) < 0.4  # a pitch agrees with the frames now and then
+    assert 0.3 < buzz(frame + noise[: frame.size], RATE) < 0.7
+    assert buzz((0.5 * frame * 32767 / np.abs(frame).max()).astype(np.int16)[:, None], RATE) > 0.98
+    assert math.isnan(buzz(np.zeros(RATE, np.float32), RATE))
+    assert math.isnan(buzz(np.zeros(0, np.float32), RATE))
+    assert math.isnan(buzz(noise[:100], RATE))

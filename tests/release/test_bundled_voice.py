@@ -10,8 +10,9 @@ import torch
 
 from indextts import IndexTTS2
 from indextts.audio import load_audio
+from indextts.evaluate.sound import buzz
 from indextts.release.find import bundled_voice, find_release
-from indextts.training.features import style_inputs, to_16k
+from indextts.training.features import mel_of, style_inputs, to_16k
 
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints" / "small"
 SENTENCES = (  # and seconds that a calm speaker takes
@@ -57,6 +58,19 @@ def test_a_sentence_ends_when_its_text_does(tts: IndexTTS2, text: str, seconds: 
     loud = torch.from_numpy(wave[:, 0].astype("float32") / 32768).unfold(0, 2205, 2205).square().mean(1).sqrt()
     assert 0.02 < loud.max() < 0.5
     assert (loud > 0.1 * loud.max()).float().mean() > 0.5  # speech, not a click in silence
+
+
+def test_its_vocoder_does_not_buzz(tts: IndexTTS2) -> None:
+    """The mel of speech, made to sound again, must not be the same wave in every frame."""
+    assert tts.release is not None
+    found = {}
+    for clip in tts.release.voices:
+        samples, _ = load_audio(clip, role="voice")
+        with torch.inference_mode():
+            wave = tts._stages.mel_to_wave(mel_of(torch.from_numpy(samples)[None]))
+        assert abs(buzz(samples, 22050)) < 0.1
+        found[clip.stem] = buzz(wave[0].numpy(), 22050)
+    assert max(found.values()) < 0.15, found
 
 
 def test_every_clip_is_cloned_as_itself(tts: IndexTTS2) -> None:
