@@ -260,7 +260,7 @@ def solver(trial: Trial) -> Iterator[Row]:
             mel = made.solve(*given, steps=25, guidance=0.7, noise=noise)
         return {"ms": took, "distance": float((mel - exact).norm() / exact.norm()), "memory_mb": made.memory_mb}
 
-    with stages.running():
+    with stages.float32_originals(), stages.running():
         exact = stages.s2mel.cfm.solve(*given, steps=25, guidance=0.7, noise=noise)
     kinds: list[type[SolverOps]] = [SolverOps]
     if trial.on_gpu:
@@ -292,7 +292,7 @@ def vocoder(trial: Trial) -> Iterator[Row]:
     """Milliseconds of 5 s of wave, and the distance from float32."""
     network = trial.stages.vocoder
     mel = torch.randn(1, 80, int(1.72 * trial.codes), device=trial.device, generator=torch.Generator(trial.device).manual_seed(0))
-    with trial.stages.running():
+    with trial.stages.float32_originals(), trial.stages.running():
         exact = network(mel)
     kernels: list[Any] = [None]
     if trial.on_gpu:

@@ -40,7 +40,8 @@ class _Captured:
 class GraphedCall:
     """``function(*inputs)`` replayed from a graph per shapes of the inputs; the least recently used of ``most`` graphs is dropped.
 
-    The function returns a tensor or a tuple of tensors. ``pool``: of :func:`torch.cuda.graph_pool_handle`, for graphs that take turns in
+    The function returns a tensor or a tuple of tensors. Graphs take turns, so the inputs of all lie in the same memory, as far as it is
+    large enough. ``pool``: of :func:`torch.cuda.graph_pool_handle`, for graphs that take turns in
     the same memory and never run side by side.
     """
 
@@ -50,6 +51,7 @@ class GraphedCall:
         self.most = most
         self.pool = pool
         self._captured: OrderedDict[tuple[tuple[int, ...], ...], _Captured] = OrderedDict()
+        self._rooms: dict[tuple[int, torch.dtype], Tensor] = {}  # of each input, the largest so far
 
     def __call__(self, *inputs: Tensor) -> Any:
         """The result of ``function(*inputs)``, in tensors of its own."""
@@ -77,10 +79,25 @@ class GraphedCall:
         for entry in self._captured.values():
             torch.cuda.synchronize(entry.inputs[0].device)  # a graph that still runs must not be dropped
         self._captured.clear()
+        self._rooms.clear()
+
+    def held_inputs(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Buffers that a graph reads, filled with ``given``."""
+        held = []
+        with torch.inference_mode(False):  # so that they can be written inside and outside of inference mode
+            for place, x in enumerate(given):
+                if not x.is_contiguous():
+                    held.append(x.clone())
+                    continue
+                room = self._rooms.get((place, x.dtype))
+                if room is None or room.numel() < x.numel():
+                    room = self._rooms[place, x.dtype] = torch.empty(x.numel(), dtype=x.dtype, device=x.device)
+                held.append(room[: x.numel()].view(x.shape))
+                held[-1].copy_(x)
+        return tuple(held)
 
     def _capture(self, given: tuple[Tensor, ...]) -> _Captured:
-        with torch.inference_mode(False):  # so that they can be written inside and outside of inference mode
-            inputs = tuple(x.clone() for x in given)
+        inputs = self.held_inputs(given)
         device = inputs[0].device
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))

@@ -37,8 +37,9 @@ class Offloaded:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        for layer, kept in self._kept.items():
-            layer._parameters.update({name: nn.Parameter(value.to(self._device), requires_grad=False) for name, value in kept.items()})
+        with torch.inference_mode(False):  # so that the parameters are of the usual kind, whoever asked for them
+            for layer, kept in self._kept.items():
+                layer._parameters.update({name: nn.Parameter(value.to(self._device), requires_grad=False) for name, value in kept.items()})
         self._kept.clear()
 
     def _fetch(self, layer: nn.Module, _: object) -> None:

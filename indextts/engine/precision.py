@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -75,17 +75,22 @@ def vocoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.float16 if _DTYPES[precision] is not None and device.type == "cuda" else torch.float32
 
 
-def copy_to(module: M, device: torch.device, matrices: torch.dtype) -> M:
+def copy_to(module: M, device: torch.device, matrices: torch.dtype, left: Collection[nn.Module] = ()) -> M:
     """A copy of ``module`` on ``device`` with the weights of linear layers and convolutions in ``matrices``.
 
-    Embeddings, norms and tables stay in float32, so that the residual stream they feed does too. Shares storage where nothing changes.
+    Embeddings, norms and tables stay in float32, so that the residual stream they feed does too. Shares storage where nothing changes, and
+    with the parts ``left`` where and as they are.
     """
     dtypes: dict[int, torch.dtype] = {}
+    shared = {id(parameter) for part in left for parameter in part.parameters()}
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, Conv1D)):
             dtypes.update({id(parameter): matrices for parameter in layer.parameters(recurse=False)})
     memo: dict[int, Any] = {}
     for tensor in [*module.parameters(), *module.buffers()]:
+        if id(tensor) in shared:
+            memo[id(tensor)] = tensor
+            continue
         moved = tensor.detach().to(device, dtypes.get(id(tensor), tensor.dtype))
         memo[id(tensor)] = nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
     return copy.deepcopy(module, memo)
@@ -104,23 +109,30 @@ _SOLVER_PRODUCTS = {"attention", "feed_forward", "skip_in_linear", "skip_linear"
 _STAYS_16_BIT = {"wqkv", "w1", "w3"}
 
 
-def solver_products_in(flow: M, dtype: torch.dtype) -> M:
-    """A copy of a ``FlowMatching`` whose large products are in ``dtype``; everything else is float32, and shared with ``flow``."""
+def solver_products(flow: nn.Module) -> dict[nn.Linear | nn.Conv1d, bool]:
+    """The layers of a ``FlowMatching`` that are multiplied in 16 bits, and whether the result of each is float32 again."""
+    named = [(layer, set(name.split("."))) for name, layer in flow.named_modules() if isinstance(layer, (nn.Linear, nn.Conv1d))]
+    return {layer: not parts & _STAYS_16_BIT for layer, parts in named if parts & _SOLVER_PRODUCTS}
+
+
+def solver_products_in(flow: M, dtype: torch.dtype, device: torch.device) -> M:
+    """A copy of a ``FlowMatching`` whose large products are in ``dtype``; everything else is float32, and shared with ``flow``.
+
+    ``flow`` is on ``device``, but for the weights of :func:`solver_products`, which may be elsewhere.
+    """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in [*flow.parameters(), *flow.buffers()]}
-    for name, layer in flow.named_modules():
-        parts = set(name.split("."))
-        if isinstance(layer, (nn.Linear, nn.Conv1d)) and parts & _SOLVER_PRODUCTS:
-            memo[id(layer)] = _Products(layer, dtype, widens=not parts & _STAYS_16_BIT)
+    for layer, widens in solver_products(flow).items():
+        memo[id(layer)] = _Products(layer, dtype, device, widens=widens)
     return copy.deepcopy(flow, memo)
 
 
 class _Products(nn.Module):
     """A linear layer, or a convolution without padding, in ``dtype``; ``widens``: its result is float32 again."""
 
-    def __init__(self, layer: nn.Linear | nn.Conv1d, dtype: torch.dtype, *, widens: bool) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv1d, dtype: torch.dtype, device: torch.device, *, widens: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
+        self.weight = nn.Parameter(layer.weight.detach().to(device, dtype), requires_grad=False)
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().to(device, dtype), requires_grad=False)
         self.product = F.conv1d if isinstance(layer, nn.Conv1d) else F.linear
         self.widens = widens
 

@@ -34,10 +34,11 @@ class FastSolver:
 
     A float16 solve that overflowed is done again in bfloat16, which then stays in use. ``ops``: the kernels between the products.
     ``use_graphs`` replays every Euler step from a CUDA graph per bucket; elsewhere than on CUDA, and if capturing fails, steps run
-    eagerly, after one log line. ``bucket_frames`` (64 with graphs, 1 without) rounds windows up. The model must be on ``device`` in
-    float32; make a new solver when its weights have changed, and call :meth:`clear` when the way in which float32 products or
-    attention run has, since tables and graphs hold on to it. Single evaluations are captured: any number of steps then shares a graph, and
-    a solve can be cancelled between steps. With ``whole_loop`` all steps are one graph, which is cancelled before or after.
+    eagerly, after one log line. ``bucket_frames`` (64 with graphs, 1 without) rounds windows up. The model must be in float32, and on
+    ``device`` but for what :func:`.solver_products` lists; make a new solver when its weights have changed, and call :meth:`clear` when
+    the way in which float32 products or attention run has, since tables and graphs hold on to it. Single evaluations are captured: any
+    number of steps then shares a graph, and a solve can be cancelled between steps. With ``whole_loop`` all steps are one graph, which is
+    cancelled before or after.
     """
 
     def __init__(

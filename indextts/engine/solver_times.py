@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from indextts.engine.solver_weights import Savings, SolverWeights, blocks_of, convolution
 from indextts.models.dit import DiT
@@ -30,6 +30,12 @@ class TimeRow:
     shift: Tensor | None = None  # (C,)
     out_weight: Tensor | None = None  # (mel, C) final modulation, linear and output convolution in one
     out_bias: Tensor | None = None  # (mel,)
+
+
+def only_for_tables(dit: DiT) -> list[nn.Module]:
+    """The large layers that a solver with time tables needs for nothing else: it runs them once per number of steps."""
+    norms = [norm for block in blocks_of(dit) for norm in (block.attention_norm, block.ffn_norm)]
+    return [*(norm.project_layer for norm in [*norms, dit.transformer.norm]), dit.wavenet.cond_layer, dit.final_layer.adaLN_modulation]
 
 
 class TimeTables:

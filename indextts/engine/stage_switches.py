@@ -1,7 +1,8 @@
 """The switches of the stages: each says how a network is run, takes effect on a loaded engine, and drops what was captured before.
 
 What a switch needs is derived anew from the float32 weights as they were loaded, so that changes never compound, and what it replaces is
-free at once.
+free at once. Where those weights are meanwhile: the GPT's on the CPU, always; of the vocoder and the solver what 16-bit copies stand for on
+the CPU while they do (:mod:`indextts.engine.originals`); everything else on the device.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from indextts.engine.attention import attention_kernel
 from indextts.engine.content import ContentProjection
 from indextts.engine.decode import PLAIN_SEARCHES, Feed, StaticDecoder, feed
 from indextts.engine.deepspeed import with_deepspeed
+from indextts.engine.flow_weights import FlowWeights
 from indextts.engine.fusion import Fusion
 from indextts.engine.host_feed import feed_on_host
-from indextts.engine.precision import copy_to, dtype_of, inputs_inside, matmul_mode, solver_products_in, vocoder_dtype
+from indextts.engine.originals import Originals
+from indextts.engine.precision import copy_to, dtype_of, inputs_inside, matmul_mode, vocoder_dtype
 from indextts.engine.quantise import quantise
 from indextts.engine.reference_graphs import ReferencePass
 from indextts.engine.solver import FastSolver
 from indextts.engine.solver_ops import SolverOps
-from indextts.engine.vocoder import VocoderRunner
+from indextts.engine.vocoder import VocoderRunner, convolutions
 
 if TYPE_CHECKING:
     from indextts.config import IndexTTSConfig
@@ -68,7 +71,8 @@ class StageSwitches:
         self.channels_last = self.whole_loop = False
         self.cudnn_benchmark: bool | None = None  # None: as torch is set
         self._accel_graphs, self._voice_graphs, self._warmup_steps = True, False, WARMUP_STEPS
-        self._half_flow: FlowMatching | None = None
+        self._voice_originals = Originals(convolutions(self.vocoder), self.device)
+        self._flow_weights = FlowWeights(self.s2mel.cfm, self.device)
         self.voice = VocoderRunner(self.vocoder, self.device)
         self.set_precision(precision)
         self.set_accel(use_accel)
@@ -80,11 +84,9 @@ class StageSwitches:
         compiled = self.compiled
         self.compile_s2mel(False)
         self.precision, self.dtype = precision, dtype_of(precision)
-        self._half_flow = None
+        self._renew_voice()  # this and the solver may make room, which the GPT takes
+        self._renew_solver(self.use_accel)
         self._renew_gpt()
-        self._renew_voice()
-        if self.use_accel:
-            self._renew_solver()
         self.compile_s2mel(compiled)
 
     def set_attention(self, attention: str) -> None:
@@ -95,9 +97,9 @@ class StageSwitches:
     def set_accel(self, on: bool) -> None:
         """Take the accelerated path, newly set up, or the plain one."""
         self.clear_buffers()
-        self.decoder = self.solver = self.content = None
+        self.decoder = None
+        self._renew_solver(on)
         if on:
-            self._renew_solver()
             self.decoder = self._new_decoder()
         self._renew_reference()
 
@@ -137,6 +139,7 @@ class StageSwitches:
         elif self.compiled and not on:
             self.flow.estimator._compiled_call_impl = None  # how torch undoes Module.compile
         self.compiled = on
+        self._settle_tables()
 
     def compile_decode(self, on: bool) -> None:
         """Run the accelerated decoder's stack through ``torch.compile``, inside its graphs where they are in use."""
@@ -230,11 +233,22 @@ class StageSwitches:
     @property
     def flow(self) -> FlowMatching:
         """The plain solver, its products in the format of the precision."""
-        if self.dtype is None:
-            return self.s2mel.cfm
-        if self._half_flow is None:
-            self._half_flow = solver_products_in(self.s2mel.cfm, self.dtype)
-        return self._half_flow
+        return self._flow_weights.plain(self.dtype)
+
+    @contextlib.contextmanager
+    def float32_originals(self) -> Iterator[None]:
+        """While the body runs, ``s2mel`` and ``vocoder`` are complete on the device and can be called, in whatever precision."""
+        voice, flow = self._voice_originals, self._flow_weights.originals
+        before = voice.away, flow.away
+        self._flow_weights.visit(False)
+        try:
+            voice.bring_back()
+            flow.bring_back()
+            yield
+        finally:
+            voice.settle(before[0] and self.voice.dtype != torch.float32)  # it may have overflowed meanwhile
+            flow.settle(before[1])
+            self._settle_tables()
 
     @property
     def solve(self) -> Callable[..., Tensor]:
@@ -248,7 +262,8 @@ class StageSwitches:
         logger.warning("float16 overflowed in the plain mel solver, which multiplies in bfloat16 from now on")
         compiled = self.compiled
         self.compile_s2mel(False)
-        self._half_flow = solver_products_in(self.s2mel.cfm, torch.bfloat16)
+        self._flow_weights.forget()
+        self._flow_weights.plain(torch.bfloat16)
         self.compile_s2mel(compiled)
         return self.flow.solve(*given, **named)
 
@@ -258,13 +273,25 @@ class StageSwitches:
     def _captures(self) -> bool:
         return self._accel_graphs and self.device.type == "cuda"
 
+    @property
+    def _spares_memory(self) -> bool:
+        """Whether what the device does not need waits on the CPU; on other devices than CUDA both are the same memory."""
+        return self.device.type == "cuda"
+
+    def _settle_tables(self) -> None:
+        """Keep what only tables need where it costs nothing, if the fast solver is all that runs, in 16 bits."""
+        alone = self.solver is not None and self.solver.savings.time_tables and not self.compiled
+        self._flow_weights.visit(alone and self.dtype is not None and self._spares_memory)
+
     def _renew_gpt(self) -> None:
         for holder in (self.decoder, self.reference):
             if holder is not None:
                 holder.clear()
         low_memory = self.low_memory
         self.set_low_memory(False)
-        self.gpt = copy_to(self._source_gpt, self.device, self.dtype or torch.float32)
+        # Only training asks what text comes next, and a text takes few rows of its table.
+        left = self._source_gpt.text_head, self._source_gpt.text_embedding
+        self.gpt = copy_to(self._source_gpt, self.device, self.dtype or torch.float32, left=left)
         self.set_low_memory(low_memory)
         if self.weights != "full":
             quantise(self.gpt.gpt, self.weights)
@@ -288,7 +315,11 @@ class StageSwitches:
             from indextts.engine.kernels import snake
 
             fused = snake.activate
-        self.voice = VocoderRunner(self.vocoder, self.device, dtype, fused=fused, channels_last=self.channels_last)
+        originals = self._voice_originals
+        originals.settle(away=self._spares_memory and dtype != torch.float32)
+        self.voice = VocoderRunner(
+            self.vocoder, self.device, dtype, fused=fused, channels_last=self.channels_last, before_float32=originals.bring_back
+        )
         if self._voice_graphs:
             try:
                 with self.running():
@@ -297,10 +328,18 @@ class StageSwitches:
                 logger.warning("CUDA graphs could not be captured on %s: %s", self.device, error)
                 self._voice_graphs = False
 
-    def _renew_solver(self) -> None:
+    def _renew_solver(self, on: bool) -> None:
         if self.solver is not None:
             self.solver.clear()
         self.solver = self.content = None
+        if not self.compiled:
+            self._flow_weights.forget()
+        self._flow_weights.originals.settle(away=self._spares_memory and self.dtype is not None)
+        if on:
+            self._make_solver()
+        self._settle_tables()
+
+    def _make_solver(self) -> None:
         dtype, ops = self.dtype or torch.float32, SolverOps
         if self.fusion.usable("solver", self.device, dtype):
             from indextts.engine.kernels.solver import FusedSolverOps

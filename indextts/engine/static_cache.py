@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+GROWTH_PARTS = 8
 KEYS_PER_BEAM = 256  # a bucket's width: more means fewer graphs to capture and more unwritten keys to read past
 
 Layers = Sequence[tuple[Tensor, Tensor]]
@@ -144,10 +145,16 @@ class StaticCache:
     def grow(self, old: Bucket, keys: int, most_keys: int) -> Bucket:
         """The contents of ``old`` in a larger bucket."""
         stays = self.storage.holds(self.numbers_per_key * keys)
-        kv = old.kv.clone() if stays else old.kv  # both buckets begin at the same address, if the storage does not move
         bucket = self.bucket(keys, most_keys)
-        bucket.kv.zero_()
-        bucket.kv[..., : old.keys, :] = kv
+        source, target = old.kv.flatten(0, 1), bucket.kv.flatten(0, 1)
+        # If the storage does not move, both begin at the same address. What lies there moves outwards, so the last goes first, and a few
+        # layers at a time, since a copy of all would be memory that nothing else in a generation needs.
+        size = -(-len(source) // GROWTH_PARTS)
+        for first in reversed(range(0, len(source), size)):
+            part, into = source[first : first + size], target[first : first + size]
+            moved = part.clone() if stays else part
+            into.zero_()
+            into[..., : old.keys, :] = moved
         bucket.visible.zero_()
         bucket.visible[..., : old.keys] = old.visible
         return bucket

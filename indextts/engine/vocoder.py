@@ -28,11 +28,18 @@ def activate(x: Tensor, activation: Activation, lengths: Tensor | None, dtype: t
     return zero_beyond(activation(x.float(), lengths), lengths).to(dtype)
 
 
+def convolutions(vocoder: nn.Module) -> list[nn.Conv1d | nn.ConvTranspose1d]:
+    """The layers of a vocoder that run in the format of the convolutions; none of another kind than BigVGAN."""
+    layers = vocoder.modules() if isinstance(vocoder, BigVGAN) else ()
+    return [layer for layer in layers if isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d))]
+
+
 class VocoderRunner:
     """Runs ``vocoder`` on ``device``; convolutions in ``dtype``. Call it with mels (B, num_mels, F) and, for a padded batch, lengths.
 
     ``fused``: a kernel in place of :func:`activate`. ``channels_last``: convolutions over (B, T, C) in memory, which tensor cores prefer.
-    A vocoder of another kind than BigVGAN is called as it is.
+    In 16 bits the weights of the vocoder's :func:`convolutions` may be elsewhere than on ``device``, and ``before_float32`` is called
+    before it is to run on them after all. A vocoder of another kind than BigVGAN is called as it is.
     """
 
     def __init__(
@@ -43,14 +50,16 @@ class VocoderRunner:
         *,
         fused: Activate | None = None,
         channels_last: bool = False,
+        before_float32: Callable[[], None] | None = None,
     ) -> None:
         self.vocoder, self.device = vocoder, device
+        self._before_float32 = before_float32 or (lambda: None)
         self.graphs: GraphedCall | None = None
         self.dtype = dtype if isinstance(vocoder, BigVGAN) else torch.float32
         self.fused = fused if isinstance(vocoder, BigVGAN) else None
         self._network: Callable[..., Tensor] = vocoder
         if isinstance(vocoder, BigVGAN) and (dtype != torch.float32 or fused is not None or channels_last):
-            self._network = _Prepared(vocoder, dtype, fused or activate, channels_last)
+            self._network = _Prepared(vocoder, device, dtype, fused or activate, channels_last)
 
     def __call__(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Waveform (B, 1, hop F) float32 in [-1, 1]; with ``lengths`` (B,), in frames, each sample as it is alone, zero beyond its end."""
@@ -58,6 +67,7 @@ class VocoderRunner:
         if self.dtype == torch.float16 and not bool(torch.isfinite(wave).all()):
             logger.warning("float16 overflowed in the vocoder, which runs in float32 from now on")
             self.clear()
+            self._before_float32()
             self._network, self.dtype, self.fused = self.vocoder, torch.float32, None
             if self.graphs is not None:
                 self.graphs.function = self._network
@@ -98,12 +108,11 @@ class VocoderRunner:
 class _Prepared:
     """A BigVGAN with its convolutions in another format or memory order; arithmetic as in :meth:`BigVGAN.unclamped`."""
 
-    def __init__(self, vocoder: BigVGAN, dtype: torch.dtype, activation: Activate, channels_last: bool) -> None:
-        self.vocoder, self.dtype, self.activate, self.channels_last = vocoder, dtype, activation, channels_last
+    def __init__(self, vocoder: BigVGAN, device: torch.device, dtype: torch.dtype, activation: Activate, channels_last: bool) -> None:
+        self.vocoder, self.device, self.dtype, self.activate, self.channels_last = vocoder, device, dtype, activation, channels_last
         self._weights: dict[nn.Module, tuple[Tensor, Tensor | None]] = {}
-        for layer in vocoder.modules():
-            if isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d)):
-                self._weights[layer] = self._stored(layer.weight), None if layer.bias is None else layer.bias.detach().to(dtype)
+        for layer in convolutions(vocoder):
+            self._weights[layer] = self._stored(layer.weight), None if layer.bias is None else layer.bias.detach().to(device, dtype)
 
     def __call__(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         network = self.vocoder
@@ -133,7 +142,7 @@ class _Prepared:
         return x
 
     def _stored(self, weight: Tensor) -> Tensor:
-        stored = weight.detach().to(self.dtype)
+        stored = weight.detach().to(self.device, self.dtype)
         return stored[:, :, None].contiguous(memory_format=torch.channels_last) if self.channels_last else stored
 
     def _convolved(self, layer: nn.Module, x: Tensor) -> Tensor:

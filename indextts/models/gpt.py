@@ -140,7 +140,7 @@ class UnifiedVoice(nn.Module):
         for row, ids in enumerate(text_ids):
             kept = ids[(ids != config.start_text_token) & (ids != config.stop_text_token)]
             framed = self._framed(kept[None], None, config.start_text_token, config.stop_text_token)
-            text = self._embed_text(framed.to(conditioning.device, non_blocking=True))
+            text = self._embed_text(framed)
             vectors = torch.cat([conditioning[row], text[0]])
             embeddings.append(F.pad(vectors, (0, 0, width - vectors.shape[0], 0)))
             mask[row, width - vectors.shape[0] :] = True
@@ -220,8 +220,11 @@ class UnifiedVoice(nn.Module):
         return F.pad(F.pad(ids, (1, 0), value=start), (0, 1), value=stop)
 
     def _embed_text(self, ids: Tensor) -> Tensor:
-        embedded: Tensor = self.text_embedding(ids) + self.text_pos_embedding(0, ids.shape[1])
-        return embedded
+        table, positions = self.text_embedding.weight, self.text_pos_embedding(0, ids.shape[1])
+        rows: Tensor = self.text_embedding(ids.to(table.device, non_blocking=table.device.type != "cpu"))
+        if table.device != positions.device:  # an engine may leave the table on the CPU, where a text takes few rows of it
+            rows = (rows.pin_memory() if positions.device.type == "cuda" else rows).to(positions.device, non_blocking=True)
+        return rows + positions
 
     def _embed_codes(self, codes: Tensor, first_position: int) -> Tensor:
         embedded: Tensor = self.mel_embedding(codes) + self.mel_pos_embedding(first_position, codes.shape[1])

@@ -87,13 +87,13 @@ def test_mel_in_16_bits(path: str, dtype: torch.dtype, least: float, most: float
         found = FastSolver(model, CPU, dtype, use_graphs=False).solve(**inputs, steps=25, guidance=0.7)
     else:
         with torch.inference_mode():
-            found = solver_products_in(model.cfm, dtype).solve(**inputs, steps=25, guidance=0.7)
+            found = solver_products_in(model.cfm, dtype, CPU).solve(**inputs, steps=25, guidance=0.7)
     assert found.dtype == torch.float32
     assert least < distance(found, exact) < most
 
 
 def test_the_plain_solver_in_16_bits_shares_what_it_does_not_change(model: S2Mel) -> None:
-    half = solver_products_in(model.cfm, BF16)
+    half = solver_products_in(model.cfm, BF16, CPU)
     estimator, other = model.cfm.estimator, half.estimator
     assert other.t_embedder.mlp[0].weight is estimator.t_embedder.mlp[0].weight
     assert other.cond_projection.weight is estimator.cond_projection.weight

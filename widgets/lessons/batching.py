@@ -39,7 +39,7 @@ def solver_errors(tts: IndexTTS2, frames: Sequence[int] = (60, 100), steps: int 
     mu[0, short:] = 0
 
     def work(_: object) -> dict[str, float]:
-        with stages.running():
+        with stages.float32_originals(), stages.running():
             alone = cfm.solve(mu[:1, :short], prompt[:1], style[:1], steps=steps, noise=noise[:1, :, :short])
             padded = cfm.solve(mu, prompt, style, steps=steps, noise=noise)
             told = cfm.solve(mu, prompt, style, steps=steps, noise=noise, lengths=torch.tensor([short, long], device=device))
