@@ -183,7 +183,7 @@ def _measure(
     clip = measuring.get("voice")
     clip = made_up_clip() if clip is None else clip
     tts._bound_request({"spk_audio_prompt": clip, "text": TEXT, "forced_codes": measuring.get("codes")})  # refuses what does not fit
-    before, results = Switches.of(tts), []
+    before, wish, results = Switches.of(tts), tts.channels_last_wish, []
     try:
         reference = Reference.of(tts, clip, sorted({state.beams for _, state in rows})) if compare else None
         for index, (label, state) in enumerate(rows):
@@ -196,6 +196,7 @@ def _measure(
             results.append(bench(tts, **work, label=label, reference=reference, switch_s=switch_s, command=command, **measuring))
     finally:
         before.apply(tts)
+        tts.set_channels_last(wish)
     if progress is not None:
         progress(1.0, "done")
     return BenchReport(machine(tts.device), command, results)

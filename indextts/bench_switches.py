@@ -52,7 +52,7 @@ class Switches:
         tts.set_fusion(one_kernel="auto" if self.one_kernel else False)
         if self.weights != now.weights:
             tts.set_gpt_weights(self.weights)
-        if self.channels_last != now.channels_last:
+        if self.channels_last != tts.channels_last:  # asked now, since the precision may have changed it
             tts.channels_last = self.channels_last
         tts.whole_loop_graph, tts.compile_decode = self.whole_loop, self.compile_decode
         tts.use_torch_compile = self.compile

@@ -275,7 +275,7 @@ _FURTHER = {
     "one_kernel": ("One kernel a step", "A decode step's layers as one kernel (16 bits, few sequences, sm_90 and later).", True),
     "low_memory": ("Low memory", "Memory before speed, for the same sound: parts visit the device only when they are needed.", False),
     "compile_decode": ("torch.compile of the decoder", "Compiles the decoder's layers, which then replace the fused kernels.", False),
-    "channels_last": ("Vocoder: channels last", "Another order of the vocoder's data in memory, which suits some GPUs.", False),
+    "channels_last": ("Vocoder: channels last", "Another order of the vocoder's data in memory; on by itself where it pays.", False),
     "whole_loop_graph": ("Solver: one graph", "All Euler steps in one graph: fewer launches, but no cancelling in between.", True),
     "cudnn_benchmark": ("cuDNN autotuner", "Times convolutions for every new shape and keeps the fastest.", True),
 }

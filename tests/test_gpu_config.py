@@ -78,6 +78,7 @@ def test_table(
     assert (settings["use_bf16"], settings["use_fp16"], settings["use_tf32"]) == (bf16, fp16, tf32)
     assert (settings["use_flash_attn"], settings["use_transformer_engine"]) == (flash, engine)
     assert settings["cudnn_benchmark"] is True
+    assert settings["channels_last"] is (capability >= (9, 0))
     assert settings["preferred_dtype"] == dtype
     assert isinstance(getattr(torch, dtype), torch.dtype)
     assert ("build from source" in settings["flash_attn_note"]) == (architecture == "Blackwell")

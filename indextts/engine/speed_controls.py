@@ -136,12 +136,24 @@ class SpeedControls:
 
     @property
     def channels_last(self) -> bool:
-        """Whether the vocoder keeps channels innermost in memory."""
+        """Whether the vocoder keeps channels innermost in memory at present.
+
+        Until it is set: where that was measured to pay, in 16 bits on recent GPUs; see :mod:`indextts.utils.gpu_config`.
+        """
         return self._stages.channels_last
 
     @channels_last.setter
     def channels_last(self, on: bool) -> None:
-        self._change(lambda stages: stages.set_channels_last(bool(on)))
+        self.set_channels_last(bool(on))
+
+    @property
+    def channels_last_wish(self) -> bool | None:
+        """What :attr:`channels_last` was set to; None until it is."""
+        return self._stages.channels_last_wish
+
+    def set_channels_last(self, on: bool | None) -> None:
+        """Set :attr:`channels_last`, or leave it to the device and the precision again (None)."""
+        self._change(lambda stages: stages.set_channels_last(on), on is not self.channels_last_wish)
 
     @property
     def cudnn_benchmark(self) -> bool:

@@ -29,7 +29,7 @@ from indextts.engine.quantise import quantise
 from indextts.engine.reference_graphs import ReferencePass
 from indextts.engine.solver import FastSolver
 from indextts.engine.solver_ops import SolverOps
-from indextts.engine.vocoder import VocoderRunner, convolutions
+from indextts.engine.vocoder import VocoderRunner, channels_last_pays, convolutions
 
 if TYPE_CHECKING:
     from indextts.config import IndexTTSConfig
@@ -68,7 +68,8 @@ class StageSwitches:
         self.fusion = Fusion()
         self.weights = "full"
         self.compiled = self.compiled_decode = self.deepspeed = False
-        self.channels_last = self.whole_loop = False
+        self.whole_loop = False
+        self.channels_last_wish: bool | None = None  # None: where it pays
         self.cudnn_benchmark: bool | None = None  # None: as torch is set
         self._accel_graphs, self._voice_graphs, self._warmup_steps = True, False, WARMUP_STEPS
         self._voice_originals = Originals(convolutions(self.vocoder), self.device)
@@ -119,10 +120,11 @@ class StageSwitches:
         self.deepspeed = on
         self._renew_gpt()
 
-    def set_channels_last(self, on: bool) -> None:
-        """Keep the vocoder's signals with the channels innermost, which 16-bit convolutions may prefer."""
-        self.channels_last = on
-        self._renew_voice()
+    def set_channels_last(self, on: bool | None) -> None:
+        """Keep the vocoder's signals with the channels innermost, or not, in every precision; None: where that was measured to pay."""
+        self.channels_last_wish = on
+        if self.channels_last != self._wants_channels_last:
+            self._renew_voice()
 
     def set_whole_loop(self, on: bool) -> None:
         """Capture all Euler steps of a solve in one graph instead of replaying one step's graph."""
@@ -174,6 +176,11 @@ class StageSwitches:
     def use_accel(self) -> bool:
         """Whether the accelerated path is taken."""
         return self.solver is not None
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the vocoder's signals have the channels innermost at present."""
+        return self.voice.channels_last
 
     @property
     def graphs(self) -> GraphedCall | None:
@@ -278,6 +285,11 @@ class StageSwitches:
         """Whether what the device does not need waits on the CPU; on other devices than CUDA both are the same memory."""
         return self.device.type == "cuda"
 
+    @property
+    def _wants_channels_last(self) -> bool:
+        pays = channels_last_pays(self.device, vocoder_dtype(self.precision, self.device))
+        return pays if self.channels_last_wish is None else self.channels_last_wish
+
     def _settle_tables(self) -> None:
         """Keep what only tables need where it costs nothing, if the fast solver is all that runs, in 16 bits."""
         alone = self.solver is not None and self.solver.savings.time_tables and not self.compiled
@@ -318,7 +330,7 @@ class StageSwitches:
         originals = self._voice_originals
         originals.settle(away=self._spares_memory and dtype != torch.float32)
         self.voice = VocoderRunner(
-            self.vocoder, self.device, dtype, fused=fused, channels_last=self.channels_last, before_float32=originals.bring_back
+            self.vocoder, self.device, dtype, fused=fused, channels_last=self._wants_channels_last, before_float32=originals.bring_back
         )
         if self._voice_graphs:
             try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from indextts.engine.graphs import GraphedCall
 from indextts.models.bigvgan import Activation, AMPBlock, BigVGAN, zero_beyond
+from indextts.utils.gpu_config import GPUConfig
 
 logger = logging.getLogger(__name__)
 BUCKET = 64  # mel frames: lengths are rounded up to multiples of it where graphs are in use
@@ -26,6 +27,13 @@ Activate = Callable[[Tensor, Activation, Tensor | None, torch.dtype], Tensor]
 def activate(x: Tensor, activation: Activation, lengths: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Anti-aliased activation of ``x`` (B, C, T) in float32, zero beyond ``lengths`` (B,), as ``dtype``; what a fused kernel must equal."""
     return zero_beyond(activation(x.float(), lengths), lengths).to(dtype)
+
+
+def channels_last_pays(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether convolutions in ``dtype`` were measured to be faster with the channels innermost on such a device."""
+    if device.type != "cuda" or dtype == torch.float32:
+        return False
+    return GPUConfig.get_optimal_settings(torch.cuda.get_device_capability(device))["channels_last"]
 
 
 def convolutions(vocoder: nn.Module) -> list[nn.Conv1d | nn.ConvTranspose1d]:
@@ -57,6 +65,7 @@ class VocoderRunner:
         self.graphs: GraphedCall | None = None
         self.dtype = dtype if isinstance(vocoder, BigVGAN) else torch.float32
         self.fused = fused if isinstance(vocoder, BigVGAN) else None
+        self.channels_last = channels_last and isinstance(vocoder, BigVGAN)
         self._network: Callable[..., Tensor] = vocoder
         if isinstance(vocoder, BigVGAN) and (dtype != torch.float32 or fused is not None or channels_last):
             self._network = _Prepared(vocoder, device, dtype, fused or activate, channels_last)
@@ -68,7 +77,7 @@ class VocoderRunner:
             logger.warning("float16 overflowed in the vocoder, which runs in float32 from now on")
             self.clear()
             self._before_float32()
-            self._network, self.dtype, self.fused = self.vocoder, torch.float32, None
+            self._network, self.dtype, self.fused, self.channels_last = self.vocoder, torch.float32, None, False
             if self.graphs is not None:
                 self.graphs.function = self._network
             wave = self._run(mel, lengths)

@@ -7,6 +7,7 @@ import importlib.util
 import types
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ import pytest
 import torch
 
 from indextts import IndexTTS2
-from indextts.engine import attention, deepspeed, solver_attention
+from indextts.bench import ladder as bench_ladder
+from indextts.bench_switches import Switches
+from indextts.engine import attention, deepspeed, solver_attention, stage_switches, vocoder
 from indextts.engine.quantise import QuantisedConv1D, check_weights, quantise
 from indextts.engine.solver import FastSolver
 from indextts.engine.solver_graphs import StepGraphs
 from indextts.models.gpt2 import Conv1D
+from indextts.switches import available_switches
 from tests.engine.solver_cases import CPU, assert_same, fast, plain, random_s2mel, utterance
 from tests.speaking import speak
 
@@ -72,6 +76,55 @@ def test_switches_that_change_nothing_change_nothing(engine: IndexTTS2) -> None:
         finally:
             setattr(engine, name, before)
     assert np.array_equal(speak(engine), expected)
+
+
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0), (10, 3)])
+def test_channels_lie_innermost_by_default_where_it_pays(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    gpu, pays = torch.device("cuda", 0), capability >= (9, 0)
+    assert vocoder.channels_last_pays(gpu, torch.float16) is pays
+    assert not vocoder.channels_last_pays(gpu, torch.float32)
+    assert not vocoder.channels_last_pays(CPU, torch.float16)
+
+
+def test_what_is_set_stays_until_it_is_left_to_the_device_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_switches, "vocoder_dtype", lambda name, _: torch.float16 if name == "bf16" else torch.float32)
+    monkeypatch.setattr(stage_switches, "channels_last_pays", lambda _, dtype: dtype == torch.float16)
+    with IndexTTS2.from_random("small", device="cpu") as tts:
+
+        def shown() -> bool:
+            values = {
+                tts.channels_last,
+                tts._stages.voice.channels_last,
+                tts._speed_settings()["channels_last"],
+                Switches.of(tts).channels_last,
+            }
+            (switch,) = (one for one in available_switches(tts) if one.name == "channels_last")
+            (value,) = values | {switch.value}
+            return value
+
+        states = {}
+        for wish in (None, True, False, None):
+            tts.set_channels_last(wish)
+            for precision in ("fp32", "bf16"):
+                tts.set_precision(precision)
+                states[wish, precision] = shown()
+        assert states == {
+            (None, "fp32"): False, (None, "bf16"): True,
+            (True, "fp32"): True, (True, "bf16"): True,
+            (False, "fp32"): False, (False, "bf16"): False,
+        }  # fmt: skip
+        tts.set_precision("fp32")
+        for state in (Switches(precision="bf16"), Switches(precision="bf16", channels_last=True), Switches(), Switches(precision="bf16")):
+            state.apply(tts)
+            assert shown() is state.channels_last
+            assert Switches.of(tts).channels_last is state.channels_last
+        tts.set_channels_last(None)
+        assert shown()
+        without = Switches(precision="bf16", beams=1)
+        bench_ladder(tts, [("without", without), ("with", replace(without, channels_last=True))], codes=4, runs=1, warmup=0)
+        assert tts.channels_last_wish is None
+        assert shown()
 
 
 def test_the_autotuner_is_the_processs_own_until_set_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
