@@ -6,9 +6,9 @@ Here a step depends on nothing but device memory::
 
     choose codes from the logits  ->  fork the beams  ->  feed the codes, 24 layers  ->  logits of the next codes
 
-so the host needs to know neither the codes nor whether they are the last ones. It queues steps ahead and asks every few steps whether all
-rows have ended, and queues the next few before it looks at the answer, so the device never waits; steps made past the end are not read,
-and their random numbers are taken back.
+so the host needs to know neither the codes nor whether they are the last ones. It queues a few steps ahead, as one graph where they fit,
+and asks after them whether all rows have ended, and queues the next few before it looks at the answer, so the device never waits; steps
+made past the end are not read, and their random numbers are taken back.
 
 The same code runs without a graph, on any device, and gives the results of the plain loop from the same seeds.
 """
@@ -31,7 +31,7 @@ from indextts.engine.generate import GeneratedCodes, OnStep
 from indextts.engine.pass_graphs import PassGraphs
 from indextts.engine.sampling import Draws, SamplingParams
 from indextts.engine.static_cache import Bucket, KVStorage, OneBlock, StaticCache
-from indextts.engine.step_graphs import StepGraphs
+from indextts.engine.step_graphs import DrawsAfter, StepGraphs, always
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.gpt2 import GPT2Block, KVCache
 
@@ -76,7 +76,7 @@ class PrefixState:
 class BucketInfo:
     """One shape that the decoder is prepared for: ``rows`` x ``beams`` sequences over ``keys`` cached positions a row.
 
-    ``captured``: graphs held for it, one for each set of generation arguments; ``replays``: steps replayed from them.
+    ``captured``: sets of generation arguments that graphs are held for; ``replays``: steps replayed from them.
     """
 
     rows: int
@@ -100,7 +100,8 @@ class StaticDecoder:
     ``run``: fused kernels that run the stack on the newest codes, if any; else ``stack`` does, :func:`feed` unless given. ``searches``:
     what chooses the codes.
     ``use_graphs``: replay steps from CUDA graphs; it turns False, with one log line, if a capture fails. ``poll_every``: steps queued
-    before the host asks for the end; ``ask_ahead``: questions open while it queues more. One call at a time.
+    before the host asks for the end, and captured as one graph if ``several``; ``ask_ahead``: questions open while it queues more. One call
+    at a time.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class StaticDecoder:
         self.use_graphs = use_graphs and device.type == "cuda"
         self.run, self.stack = run, stack or feed
         self.poll_every, self.ask_ahead = (1, 0) if device.type == "cpu" else (4, 1)
+        self.several = True
         self._graphs = StepGraphs(device, warmup_steps)
         self._passes: PassGraphs | None = PassGraphs(gpt, warmup_steps) if self.use_graphs else None
         release_views = weakref.WeakMethod(self._release_views)  # not a cycle, which would keep the model's weights until it is collected
@@ -231,8 +233,9 @@ class StaticDecoder:
         replays = self._graphs.replays()
         for (rows, beams), session in self._sessions.items():
             for keys in session.cache.bucket_sizes:
-                counts = [count for key, count in replays.items() if isinstance(key, tuple) and key[:3] == (rows, beams, keys)]
-                found.append(BucketInfo(rows, beams, keys, len(counts), sum(counts)))
+                own = {key: count for key, count in replays.items() if isinstance(key, tuple) and key[:3] == (rows, beams, keys)}
+                made = sum(key[-1] * count for key, count in own.items())  # the last part of a key: steps of the graph
+                found.append(BucketInfo(rows, beams, keys, len({key[:-1] for key in own}), made))
         return sorted(found, key=lambda bucket: (bucket.rows, bucket.beams, bucket.keys))
 
     def clear(self) -> None:
@@ -260,20 +263,17 @@ class StaticDecoder:
         most_keys = cache.capacity(prefix.length, limit)
         bucket = cache.begin(prefix.layers, prefix.mask, cache.capacity(prefix.length, 1), most_keys)
         search.begin(self.gpt.logits(prefix.start), limit)
-        made, queued, draws = 0, 0, [generators[0].get_state()]  # the generator's state after each step
+        made, draws = 0, DrawsAfter()
         asked: deque[tuple[int, Callable[[], int]]] = deque()  # steps up to which the end was asked for, and where the answer will be
         while made < limit:
-            until = min(queued + self.poll_every, limit)
-            for step in range(queued + 1, until + 1):
-                needed = cache.capacity(prefix.length, step)
+            if draws.steps < limit:
+                needed = cache.capacity(prefix.length, draws.steps + 1)
                 if needed > bucket.keys:
                     bucket = cache.grow(bucket, needed, most_keys)
-                generators = self._step(session, bucket, params, forced, generators)
-                draws.append(generators[0].get_state())
-            if until > queued:
-                queued = until
-                asked.append((until, search.ask_end()))
-                if len(asked) <= self.ask_ahead and queued < limit:
+                fitting = (bucket.keys - prefix.length) // cache.beams - draws.steps
+                generators = self._steps(session, bucket, params, forced, generators, min(fitting, limit - draws.steps), draws)
+                asked.append((draws.steps, search.ask_end()))
+                if len(asked) <= self.ask_ahead and draws.steps < limit:
                     continue
             steps, answer = asked.popleft()
             ended = answer()
@@ -283,27 +283,44 @@ class StaticDecoder:
             made = ended or steps
             if ended:
                 break
-        return made, draws[made]
+        return made, draws.at(made)
 
-    def _step(
-        self, session: _Session, bucket: Bucket, params: SamplingParams, forced: bool, generators: list[torch.Generator]
+    def _steps(
+        self,
+        session: _Session,
+        bucket: Bucket,
+        params: SamplingParams,
+        forced: bool,
+        generators: list[torch.Generator],
+        most: int,
+        draws: DrawsAfter,
     ) -> list[torch.Generator]:
-        """One decode step, replayed if possible; returns what the next one draws from."""
+        """``poll_every`` decode steps or ``most``, replayed if possible; returns what the next ones draw from."""
+        search, cache = session.search, session.cache
 
         def step() -> None:
-            draws = generators[0] if len(generators) == 1 else generators
-            decode_step(self.gpt, session.search, session.cache, bucket, params, forced, draws, self.run or self.stack)
+            drawing = generators[0] if len(generators) == 1 else generators
+            decode_step(self.gpt, search, cache, bucket, params, forced, drawing, self.run or self.stack)
 
-        if self.use_graphs:
-            # Graphs hold all arguments as constants but the limit.
-            key = (session.search.rows, session.search.beams, bucket.keys, replace(params, max_mel_tokens=1), forced, len(generators))
+        left = min(self.poll_every, most)
+        several = left if self.several and left == self.poll_every else 1
+        # Graphs hold all arguments as constants but the limit.
+        key = (search.rows, search.beams, bucket.keys, replace(params, max_mel_tokens=1), forced, len(generators))
+        state = [*search.state(), *cache.state(bucket)]
+        while left and self.use_graphs:
             try:
-                self._graphs.run(key, step, [*session.search.state(), *session.cache.state(bucket)], generators)
-                return generators
+                after = self._graphs.run((*key, several), step, state, generators, several)
             except RuntimeError as error:
                 self._give_up_graphs(error)
-                generators = self._own_generators(generators, session.search.rows)
-        step()
+                generators = self._own_generators(generators, search.rows)
+                break
+            if after is not None:
+                draws.note(several, after)
+                left -= several
+            several = 1
+        for _ in range(left):
+            step()
+            draws.note(1, always(generators[0].get_state()))
         return generators
 
     def _give_up_graphs(self, error: RuntimeError) -> None:

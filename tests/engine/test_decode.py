@@ -18,7 +18,7 @@ from indextts.engine import static_cache
 from indextts.engine.decode import StaticDecoder, decode_step
 from indextts.engine.generate import GeneratedCodes, generate
 from indextts.engine.sampling import SamplingParams
-from indextts.engine.step_graphs import StepGraphs
+from indextts.engine.step_graphs import StateAfter, StepGraphs
 from indextts.models.gpt import UnifiedVoice
 from tests.parity_kinds.common import Golden
 from tests.parity_kinds.gpt import load_model
@@ -40,9 +40,25 @@ ALL = pytest.mark.parametrize("kind", KINDS, ids=["sampled", "sampled beams", "g
 class PretendedGraphs(StepGraphs):
     """Records the step's function instead of its kernels: like a graph, it goes on using the buffers it was captured with."""
 
-    def _capture(self, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator]) -> Any:
+    even = True
+
+    def _capture(self, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator], count: int) -> Any:
         self._warm_up(step, state, generators)
-        return types.SimpleNamespace(graph=types.SimpleNamespace(replay=step), memory_mb=1.0, replays=0)
+        if count > 1 and not self.even:
+            return None
+        states: list[Tensor] = []
+
+        def replay() -> None:
+            states.clear()
+            for _ in range(count):
+                step()
+                states.append(generators[0].get_state())
+
+        return types.SimpleNamespace(graph=types.SimpleNamespace(replay=replay), memory_mb=1.0, replays=0, states=states)
+
+    def _between(self, entry: Any, before: Tensor) -> StateAfter:
+        states = list(entry.states)
+        return lambda steps: states[steps - 1]
 
     def _finish_work(self) -> None:
         pass
@@ -234,7 +250,9 @@ def test_one_capture_serves_all_limits_and_seeds(model: UnifiedVoice) -> None:
 
 
 def test_a_failed_capture_costs_speed_only(model: UnifiedVoice, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(self: StepGraphs, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator]) -> None:
+    def fail(
+        self: StepGraphs, step: Callable[[], None], state: Sequence[Tensor], generators: Sequence[torch.Generator], count: int
+    ) -> None:
         self._warm_up(step, state, generators)
         raise RuntimeError("operation not permitted when stream is capturing")
 

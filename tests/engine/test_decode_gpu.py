@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from indextts.engine import static_cache
+from indextts.engine import static_cache, step_graphs
 from indextts.engine.decode import StaticDecoder
 from indextts.engine.generate import GeneratedCodes, generate
 from indextts.engine.precision import copy_to
@@ -127,6 +127,54 @@ def test_latents_from_the_prefix() -> None:
     with torch.inference_mode():
         state = decoder.prefill(*model.prefix(conditioning, text))
         torch.testing.assert_close(decoder.latents(state, codes), model.latents(conditioning, text, None, codes, None), rtol=0, atol=2e-5)
+
+
+@ALL
+@PRECISIONS
+def test_steps_in_groups_equal_single_steps(kind: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, the generator too, wherever the end or the limit lies in a group and wherever the cache grows."""
+    monkeypatch.setattr(static_cache, "KEYS_PER_BEAM", 16)
+    model = on_gpu(dtype)
+    single, grouped = decoder_of(model, dtype, graphs=True), decoder_of(model, dtype, graphs=True)
+    single.several = False
+    for seed in range(3):
+        for limit in (1, 4, 7, 30, 81):
+            params = SamplingParams(max_mel_tokens=limit, **kind)
+            for more in ({}, {"forced_codes": limit}):
+                a, b = (run(decoder.generate, model, params, seed, **more) for decoder in (grouped, single))
+                assert a[0].codes.tolist() == b[0].codes.tolist()
+                assert a[0].hypotheses == b[0].hypotheses
+                assert torch.equal(a[1].get_state(), b[1].get_state())
+    assert grouped.use_graphs
+    assert not grouped._graphs._uneven
+    assert {key[-1] for key in grouped._graphs.replays()} == {1, 4}
+    assert {key[-1] for key in single._graphs.replays()} == {1}
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_groups_with_a_generator_for_each_row(beams: int) -> None:
+    model = on_gpu()
+    prefix, mask = model.prefix(tiny_conditioning(tiny_gpt()).cuda(), torch.tensor(TEXTS, device="cuda"))
+    found = []
+    for graphs, several in ((False, False), (True, False), (True, True)):
+        decoder = decoder_of(model, graphs=graphs)
+        decoder.several = several
+        draws = [torch.Generator("cuda").manual_seed(seed) for seed in range(len(TEXTS))]
+        found.append([
+            decoder.generate(prefix, mask, SamplingParams(num_beams=beams, max_mel_tokens=limit), generator=draws).codes.tolist()
+            for limit in (6, 40)
+        ])  # fmt: skip
+    assert found[0] == found[1] == found[2]
+
+
+def test_states_between_the_steps_of_a_graph() -> None:
+    generator = torch.Generator("cuda").manual_seed(3)
+    before, states = generator.get_state(), []
+    for _ in range(3):
+        torch.empty(50, device="cuda").exponential_(generator=generator)
+        states.append(generator.get_state())
+    advance = generator.get_offset() // 3
+    assert all(torch.equal(step_graphs.advanced(before, k * advance, generator.device), state) for k, state in enumerate(states, 1))
 
 
 def test_clear_returns_all_memory() -> None:
