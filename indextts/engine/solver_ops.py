@@ -29,6 +29,11 @@ class SolverOps:
         """``[h + y, other]`` side by side, (R, S, 2 C) in ``dtype``, what a long skip connection's product takes."""
         return torch.cat([(h + y).to(self.dtype), other], dim=-1)
 
+    def attention(self, qkv: Tensor, rotation: Tensor, queries: int, mask: Tensor | None, spans: Tensor | None) -> Tensor:
+        """Answers (R, queries, heads, head_dim) to the last slots of products (R, S, 3, heads, head_dim), turned by their positions."""
+        q, k, v = self.rotated(qkv, rotation)
+        return self.attend(q[:, -queries:], k, v, mask, spans)
+
     def rotated(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys turned by their positions, and values, each (R, S, heads, head_dim), of products (R, S, 3, heads, head_dim)."""
         q, k = rotate(qkv[:, :, :2], rotation).unbind(2)

@@ -72,8 +72,7 @@ class SolverStep:
         """Transformer block ``i`` on ``h`` (R, S, C) and its norm: the last ``queries`` slots, and what is to be added to them."""
         second = None if self.savings.folded_offsets else time.offset[2 * i + 1]
         qkv = self._product(n, block.wqkv, time.attention_bias[i] if time.attention_bias is not None else None)
-        q, k, v = self.ops.rotated(qkv.unflatten(-1, (3, self.heads, -1)), step.rotation)
-        y = self.ops.attend(q[:, -queries:], k, v, step.mask, step.spans)
+        y = self.ops.attention(qkv.unflatten(-1, (3, self.heads, -1)), step.rotation, queries, step.mask, step.spans)
         h, n = self.ops.add_norm(h[:, -queries:], self._product(y.flatten(2), block.wo), time.gain[2 * i + 1], second)
         bias = time.feed_forward_bias[i] if time.feed_forward_bias is not None else None
         if self.savings.fused_feed_forward:

@@ -21,6 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from indextts.engine.kernels import checks, decode
 from indextts.engine.kernels.sampler import FusedBeamSearch, FusedSearch
+from indextts.engine.kernels.solver_attention import attended
 from indextts.engine.quantise import quantise
 from indextts.engine.sampling import SamplingParams
 from indextts.engine.static_cache import KVStorage, StaticCache
@@ -80,6 +81,13 @@ def decode_steps(dtype: torch.dtype, weights: str, *shapes: tuple[int, int], **c
         decode.feed(gpt, torch.zeros(rows, beams, 1280), cache, bucket, decode.Tiling(**cut))
 
 
+def solver_attention(dtype: torch.dtype) -> None:
+    """Of the release's heads, with positions turned before and on the way."""
+    qkv, spans = torch.zeros(2, 896, 3, 8, 64, dtype=dtype), torch.zeros(2, 7, dtype=torch.int32)
+    for rotation in (None, torch.zeros(1, 896, 1, 1, 32, dtype=torch.complex64)):
+        attended(*qkv.unbind(2), spans, rotation)
+
+
 def choices() -> None:
     """Of one beam and of several, with the release's arguments and vocabulary."""
     gpt = model()
@@ -106,6 +114,7 @@ def main() -> int:
         choices()
         decode_steps(dtype, "full", (1, 1), (1, 3), (16, 3))
         if dtype != torch.float32:
+            solver_attention(dtype)
             decode_steps(dtype, "int8", (1, 3))
             if arguments.arch >= 89:
                 decode_steps(dtype, "fp8", (1, 3))

@@ -33,21 +33,7 @@ from tests.tiny_gpt import tiny_gpt
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 # Without a GPU they are interpreted: see tests/conftest.py.
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.fixture(autouse=True)
-def loops_of_loaded_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter counts with arrays of one number, which numpy 2.4 no longer takes for a number."""
-    if DEVICE.type == "cuda" or importlib.util.find_spec("triton") is None:
-        return
-    interpreter = importlib.import_module("triton.runtime.interpreter")
-    patch = interpreter._patch_lang_tensor
-
-    def patched(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
+pytestmark = pytest.mark.usefixtures("loops_of_loaded_length")
 
 
 @needs_triton

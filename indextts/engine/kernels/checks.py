@@ -171,13 +171,13 @@ def _solver_pairs(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Te
         place = torch.arange(slots, device=device)
         frames = (place >= shifts[:, None]) & (place < (shifts + lengths)[:, None])
         mask = torch.zeros(2, 1, 1, slots, device=device, dtype=dtype).masked_fill(~frames[:, None, None], -torch.inf)
-        q, k, v = random(2, slots, 3, 3, 32).to(dtype).unbind(2)
-        for window in (slots, 90):
-            pair = [
-                ops.attend(q[:, -window:], k, v, *how)[frames[:, -window:]]
-                for ops, how in ((fused, (None, packed_spans(shifts, lengths, slots, window))), (plain, (mask, None)))
-            ]
-            yield pair[0], pair[1]
+        qkv = random(2, slots, 3, 3, 32).to(dtype)
+        for rows, window in ((1, slots), (2, 90)):
+            turned = torch.polar(torch.ones(rows, slots, 1, 1, 16), torch.randn(rows, slots, 1, 1, 16, generator=draws)).to(device)
+            spans, real = packed_spans(shifts, lengths, slots, window), frames[:, -window:]
+            yield fused.attention(qkv, turned, window, None, spans)[real], plain.attention(qkv, turned, window, mask, None)[real]
+            q, k, v = qkv[:, -window:, 0], qkv[:, :, 1], qkv[:, :, 2]
+            yield fused.attend(q, k, v, None, spans)[real], plain.attend(q, k, v, mask, None)[real]
 
 
 def small_gpt(device: torch.device, dtype: torch.dtype, **sizes: Any) -> UnifiedVoice:

@@ -5,18 +5,15 @@ Every one of them is bound by memory, and in torch makes two to six passes over 
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from indextts.engine.kernels import solver_attention as attention
 from indextts.engine.solver_ops import SolverOps
 
 PAIRS = 1024  # of the gates: values of a program
-QUERIES, KEYS, WARPS, STAGES = 64, 128, 4, 3  # of attention: a program's tile, and how it is made
-HEAD_WIDTHS = (16, 32, 64, 128)
 
 
 @triton.jit
@@ -53,21 +50,6 @@ def _norm(
 
 
 @triton.jit
-def _rotate(qkv, rotation, out, slots, width, qkv_row, qkv_slot, rotation_row, k_out, HALF: tl.constexpr, W: tl.constexpr):
-    """Queries and keys of one slot lie side by side and are read as one line; ``width`` of them are the queries."""
-    slot, row = tl.program_id(0), tl.program_id(1)
-    at, place = tl.arange(0, W), tl.arange(0, W // 2)
-    real = at < 2 * width
-    line = tl.load(qkv + row.to(tl.int64) * qkv_row + slot.to(tl.int64) * qkv_slot + at, mask=real, other=0.0).to(tl.float32)
-    table = rotation + row.to(tl.int64) * rotation_row + (slot * HALF + place % HALF) * 2
-    cos, sin = tl.load(table), tl.load(table + 1)
-    a, b = tl.split(tl.reshape(line, (W // 2, 2)))
-    turned = tl.reshape(tl.join(a * cos - b * sin, b * cos + a * sin), (W,))
-    target = (row * slots + slot).to(tl.int64) * width + at + tl.where(at < width, 0, k_out - width)
-    tl.store(out + target, turned.to(out.dtype.element_ty), mask=real)
-
-
-@triton.jit
 def _joined(h, y, other, out, slots, h_row, h_slot, width, W: tl.constexpr):
     row = tl.program_id(0)
     at, sample, slot = tl.arange(0, W), (row // slots).to(tl.int64), row % slots
@@ -92,67 +74,10 @@ def _gate(x, out, count, width, WAVE: tl.constexpr, PAIRS: tl.constexpr):
     tl.store(out + at, y.to(out.dtype.element_ty), mask=real)
 
 
-@triton.jit
-def _attend(
-    q,
-    k,
-    v,
-    spans,
-    out,
-    slots,
-    queries,
-    q_row,
-    q_slot,
-    k_row,
-    k_slot,
-    v_row,
-    v_slot,
-    scale,
-    HEAD: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-):
-    """M queries of one head and row; ``spans`` say where its frames begin and end. Softmax online (arXiv 2205.14135), in powers of two."""
-    block, head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    ends = tl.load(spans + 3 * row + 1 + tl.arange(0, 2)) - row * slots
-    start, end = tl.min(ends, 0), tl.max(ends, 0)
-    at, channel = block * M + tl.arange(0, M), tl.arange(0, HEAD)
-    inside = at < queries
-    target = out + ((row * queries + at).to(tl.int64) * tl.num_programs(1) + head)[:, None] * HEAD + channel[None, :]
-    first = slots - queries + block * M
-    if (first >= end) | (first + M <= start):  # padding, which nobody reads, but which goes on through norms and products
-        tl.store(target, tl.zeros((M, HEAD), out.dtype.element_ty), mask=inside[:, None])
-    else:
-        source = q + row.to(tl.int64) * q_row + at[:, None] * q_slot + head * HEAD + channel[None, :]
-        query = tl.load(source, mask=inside[:, None], other=0.0)
-        place = start + tl.arange(0, N)
-        keys = k + row.to(tl.int64) * k_row + head * HEAD + place[None, :] * k_slot + channel[:, None]
-        values = v + row.to(tl.int64) * v_row + head * HEAD + place[:, None] * v_slot + channel[None, :]
-        top, mass, mixed = tl.full((M,), float("-inf"), tl.float32), tl.zeros((M,), tl.float32), tl.zeros((M, HEAD), tl.float32)
-        whole = (end - start) // N
-        for _ in range(0, whole):
-            scores = tl.dot(query, tl.load(keys)) * scale
-            higher = tl.maximum(top, tl.max(scores, 1))
-            weights, old = tl.exp2(scores - higher[:, None]), tl.exp2(top - higher)
-            mass = mass * old + tl.sum(weights, 1)
-            mixed = tl.dot(weights.to(v.dtype.element_ty), tl.load(values), mixed * old[:, None])
-            top = higher
-            keys += N * k_slot
-            values += N * v_slot
-        left = (end - start) - whole * N
-        if left > 0:
-            there = tl.arange(0, N) < left
-            scores = tl.dot(query, tl.load(keys, mask=there[None, :], other=0.0)) * scale
-            scores = tl.where(there[None, :], scores, float("-inf"))
-            higher = tl.maximum(top, tl.max(scores, 1))
-            weights, old = tl.exp2(scores - higher[:, None]), tl.exp2(top - higher)
-            mass = mass * old + tl.sum(weights, 1)
-            mixed = tl.dot(weights.to(v.dtype.element_ty), tl.load(values, mask=there[:, None], other=0.0), mixed * old[:, None])
-        tl.store(target, (mixed / mass[:, None]).to(out.dtype.element_ty), mask=inside[:, None])
-
-
 class FusedSolverOps(SolverOps):
-    """The same results from one kernel each."""
+    """The same results from one kernel each. ``turns_inside``: queries and keys are turned by the attention that reads them."""
+
+    turns_inside = True
 
     def norm(self, h: Tensor, gain: Tensor, offset: Tensor | None) -> Tensor:
         """As in torch."""
@@ -162,30 +87,22 @@ class FusedSolverOps(SolverOps):
         """As in torch."""
         return self._normed(h, y, gain, offset)
 
+    def attention(self, qkv: Tensor, rotation: Tensor, queries: int, mask: Tensor | None, spans: Tensor | None) -> Tensor:
+        """As in torch; where ``spans`` are given, all of it is one kernel."""
+        q, k, v = qkv[:, -queries:, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.turns_inside and spans is not None and attention.suits(q, k, v):
+            return attention.attended(q, k, v, spans, rotation)
+        return super().attention(qkv, rotation, queries, mask, spans)
+
     def rotated(self, qkv: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As in torch."""
-        rows, slots, _, heads, width = qkv.shape
-        angles = torch.view_as_real(rotation).contiguous()
-        both = torch.empty(2, rows, slots, heads, width, device=qkv.device, dtype=qkv.dtype)
-        turn = angles.stride(0) if len(angles) > 1 else 0
-        _rotate[(slots, rows)](
-            qkv, angles, both, slots, heads * width, qkv.stride(0), qkv.stride(1), turn, both[0].numel(),
-            HALF=width // 2, W=triton.next_power_of_2(2 * heads * width),
-        )  # fmt: skip
-        return both[0], both[1], qkv[:, :, 2]
+        return attention.rotated(qkv, rotation)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, spans: Tensor | None) -> Tensor:
         """As in torch where nothing is padded. Padding costs nothing: neither are its queries answered nor its keys read."""
-        width = q.shape[-1]
-        if spans is None or width not in HEAD_WIDTHS or any(part.stride()[2:] != (width, 1) for part in (q, k, v)):
+        if spans is None or not attention.suits(q, k, v):
             return super().attend(q, k, v, mask, spans)
-        rows, queries, heads, _ = q.shape
-        out = torch.empty(rows, queries, heads, width, device=q.device, dtype=q.dtype)
-        _attend[(triton.cdiv(queries, QUERIES), heads, rows)](
-            q, k, v, spans, out, k.shape[1], queries, *q.stride()[:2], *k.stride()[:2], *v.stride()[:2],
-            width**-0.5 * math.log2(math.e), HEAD=width, M=QUERIES, N=KEYS, num_warps=WARPS, num_stages=STAGES,
-        )  # fmt: skip
-        return out
+        return attention.attended(q, k, v, spans)
 
     def add_join(self, h: Tensor, y: Tensor, other: Tensor) -> Tensor:
         """As in torch."""

@@ -1,0 +1,92 @@
+"""The mel solver's fused kernels one by one, and whole solves on them: in Triton's interpreter where there is no GPU.
+
+If these fail, a voice changes when the solver runs on its kernels: in batches, at the ends of windows, or with one kind of savings.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from torch import Tensor
+
+from indextts.engine.solver import FastSolver, Savings
+from indextts.engine.solver_attention import packed_spans
+from indextts.engine.solver_ops import SolverOps
+from tests.engine.solver_cases import padded, plain, random_s2mel, utterance
+
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+pytestmark = [
+    pytest.mark.usefixtures("loops_of_loaded_length"),
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+]
+# Tensor cores round what they multiply, in float32 too.
+TOLERANCE = {torch.float32: 1e-5 if DEVICE.type == "cpu" else 5e-3, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+def both_ops(dtype: torch.dtype) -> tuple[SolverOps, SolverOps]:
+    """What is tested, and what it must equal."""
+    from indextts.engine.kernels.solver import FusedSolverOps
+
+    return FusedSolverOps(dtype, 1e-5), SolverOps(dtype, 1e-5)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def assert_near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found.float(), expected.float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+# -------------------------------------------------------------------------------------------------------------- attention
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("heads", "width", "slots", "window", "shared"),
+    [(2, 64, 150, 150, True), (2, 64, 150, 70, False), (3, 16, 64, 9, False), (1, 32, 200, 200, False), (1, 128, 65, 65, True)],
+)
+def test_positions_turned_on_the_way(heads: int, width: int, slots: int, window: int, shared: bool, dtype: torch.dtype) -> None:
+    """Two rows that begin and end elsewhere, with the same positions or their own."""
+    fused, oracle = both_ops(dtype)
+    qkv = random(2, slots, 3, heads, width).to(dtype)
+    rows = 1 if shared else 2
+    rotation = torch.polar(torch.ones(rows, slots, 1, 1, width // 2), 3 * random(rows, slots, 1, 1, width // 2).cpu()).to(DEVICE)
+    shifts, lengths = torch.tensor([3, 0], device=DEVICE), torch.tensor([slots - 3, slots - 7], device=DEVICE)
+    spans, place = packed_spans(shifts, lengths, slots, window), torch.arange(slots, device=DEVICE)
+    frames = (place >= shifts[:, None]) & (place < (shifts + lengths)[:, None])
+    mask = torch.zeros(2, 1, 1, slots, device=DEVICE, dtype=dtype).masked_fill(~frames[:, None, None], -torch.inf)
+    expected = oracle.attention(qkv, rotation, window, mask, None)
+    real = frames[:, -window:]
+    found = fused.attention(qkv, rotation, window, None, spans)
+    assert_near(found[real], expected[real], dtype)
+    assert bool(torch.isfinite(found).all())  # padding goes on through norms and products
+    fused.turns_inside = False  # type: ignore[attr-defined]
+    assert_near(fused.attention(qkv, rotation, window, None, spans)[real], expected[real], dtype)
+
+
+def test_without_spans_positions_are_turned_before() -> None:
+    fused, oracle = both_ops(torch.float32)
+    qkv, rotation = random(2, 9, 3, 2, 16), torch.polar(torch.ones(1, 9, 1, 1, 8), random(1, 9, 1, 1, 8).cpu()).to(DEVICE)
+    assert_near(fused.attention(qkv, rotation, 5, None, None), oracle.attention(qkv, rotation, 5, None, None), torch.float32)
+
+
+# ----------------------------------------------------------------------------------------------------------- whole solves
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.7])
+@pytest.mark.parametrize(("packs", "bucket"), [(True, 8), (False, 1)])
+def test_a_batch_on_kernels_equals_each_alone(guidance: float, packs: bool, bucket: int) -> None:
+    from indextts.engine.kernels.solver import FusedSolverOps
+
+    model, rows = random_s2mel(depth=3, layers=2), [utterance(13, 8, 1), utterance(9, 3, 2)]
+    expected = [plain(model, row, 1, guidance)[0] for row in rows]
+    solver = FastSolver(model.to(DEVICE), DEVICE, use_graphs=False, savings=Savings(), ops=FusedSolverOps, bucket_frames=bucket)
+    solver._packs = packs
+    together = solver.solve(**{name: value.to(DEVICE) for name, value in padded(rows).items()}, steps=1, guidance=guidance)
+    for found, alone in zip(together, expected, strict=True):
+        tolerance = 1e-4 if DEVICE.type == "cpu" else 2e-2
+        torch.testing.assert_close(found[:, : alone.shape[-1]].cpu(), alone, rtol=tolerance, atol=tolerance)
