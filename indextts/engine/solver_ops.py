@@ -10,24 +10,32 @@ from indextts.engine.solver_attention import attend, rotate
 
 
 class SolverOps:
-    """Norms, rotary positions and gates; streams are float32, what goes into products is in ``dtype``."""
+    """Norms, rotary positions and gates; streams are float32, what goes into products or comes out of them is in ``dtype``."""
 
     def __init__(self, dtype: torch.dtype, norm_eps: float) -> None:
         self.dtype, self.norm_eps = dtype, norm_eps
 
-    def norm(self, h: Tensor, gain: Tensor, offset: Tensor | None) -> Tensor:
-        """Adaptive root-mean-square norm of ``h`` (R, S, C) float32; the offset is left out where the next product adds it."""
-        n = F.rms_norm(h, h.shape[-1:], gain, self.norm_eps)
-        return (n if offset is None else n + offset).to(self.dtype)
-
-    def add_norm(self, h: Tensor, y: Tensor, gain: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``h + y`` and its :meth:`norm`; ``h`` may be the last slots of a longer tensor."""
-        h = h + y
+    def enter(self, static: Tensor, x: Tensor, gain: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``static`` (R, S, C) with ``x`` (B, W, C) added to every branch's last slots, and its :meth:`norm`; all in float32."""
+        h = static.clone()
+        add_to_branches(h[:, -x.shape[1] :], x)
         return h, self.norm(h, gain, offset)
 
-    def add_join(self, h: Tensor, y: Tensor, other: Tensor) -> Tensor:
-        """``[h + y, other]`` side by side, (R, S, 2 C) in ``dtype``, what a long skip connection's product takes."""
-        return torch.cat([(h + y).to(self.dtype), other], dim=-1)
+    def norm(self, h: Tensor, gain: Tensor, offset: Tensor | None) -> Tensor:
+        """Adaptive root-mean-square norm of ``h`` (R, S, C); the offset is left out where the next product adds it."""
+        n = F.rms_norm(h.float(), h.shape[-1:], gain, self.norm_eps)
+        return (n if offset is None else n + offset).to(self.dtype)
+
+    def add_norm(self, h: Tensor, y: Tensor, gain: Tensor, offset: Tensor | None, copy: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``h + y`` in float32 and its :meth:`norm`; ``h`` may be the last slots of a longer tensor, and ``copy`` gets the sum too."""
+        h = h.float() + y
+        if copy is not None:
+            copy.copy_(h)
+        return h, self.norm(h, gain, offset)
+
+    def add_into(self, h: Tensor, y: Tensor, out: Tensor) -> None:
+        """``h + y`` into ``out``, which may be a part of something wider."""
+        out.copy_(h.float() + y)
 
     def attention(self, qkv: Tensor, rotation: Tensor, queries: int, mask: Tensor | None, spans: Tensor | None) -> Tensor:
         """Answers (R, queries, heads, head_dim) to the last slots of products (R, S, 3, heads, head_dim), turned by their positions."""
@@ -52,3 +60,8 @@ class SolverOps:
         """``tanh(a) sigmoid(b)`` of ``[a, b]`` side by side, (R, W, 2 C) to (R, W, C)."""
         signal, gate = a.chunk(2, dim=-1)
         return torch.tanh(signal) * torch.sigmoid(gate)
+
+
+def add_to_branches(h: Tensor, x: Tensor) -> None:
+    """Add ``x`` (B, W, C) to every branch of ``h`` (branches B, W, C), in place."""
+    h.unflatten(0, (-1, x.shape[0])).add_(x)

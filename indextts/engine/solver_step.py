@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from indextts.engine.solver_inputs import StepInputs
-from indextts.engine.solver_ops import SolverOps
+from indextts.engine.solver_ops import SolverOps, add_to_branches
 from indextts.engine.solver_times import TimeRow, TimeTables
 from indextts.engine.solver_weights import BlockWeights, Savings, SolverWeights, blocks_of
 from indextts.models.dit import DiT
@@ -43,28 +43,31 @@ class SolverStep:
     def velocity(self, step: StepInputs, time: TimeRow) -> Tensor:
         """Guided velocity of the window's frames, (B, W, mel) float32."""
         window = step.x.shape[1]
-        h = step.static.clone() if self.savings.static_inputs else self.merge(step.static)
-        _add_to_branches(h[:, -window:], F.linear(step.x, self.weights.merge_x))
-        skips: list[Tensor] = []
+        skips: list[Tensor] = []  # room for what long skips join, the second half of it filled
+        h = step.static if self.savings.static_inputs else self.merge(step.static)
         added: Tensor | None = None  # what the last block adds to h, for the next norm to do along with its own work
-        depth = len(self.weights.blocks)
+        depth, channels = len(self.weights.blocks), h.shape[-1]
         for i, block in enumerate(self.weights.blocks):
             if block.skip is not None:
                 assert added is not None
-                h, added = self._product(self.ops.add_join(h, added, skips.pop()), *block.skip).float(), None
-            h, n = self._entered(h, added, 2 * i, None if self.savings.folded_offsets else time.offset[2 * i], time)
+                joined = skips.pop()
+                self.ops.add_into(h, added, joined[..., :channels])
+                h, added = self._product(joined, *block.skip), None
+            gain, offset, copy = time.gain[2 * i], None if self.savings.folded_offsets else time.offset[2 * i], None
             if 0 < i <= depth // 2:
-                skips.append(h.to(self.dtype))
+                skips.append(h.new_empty(*h.shape[:2], 2 * channels, dtype=self.dtype))
+                copy = skips[-1][..., channels:]
+            if i == 0:
+                h, n = self.ops.enter(h, F.linear(step.x, self.weights.merge_x), gain, offset)
+            elif added is None:
+                n = self.ops.norm(h, gain, offset)
+            else:
+                h, n = self.ops.add_norm(h, added, gain, offset, copy)
             h, added = self._block(i, block, h, n, step, time, window if i == depth - 1 else h.shape[1])
-        h, n = self._entered(h, added, -1, time.offset[-1], time)
+        assert added is not None
+        h, n = self.ops.add_norm(h, added, time.gain[-1], time.offset[-1])
         z, shortcut = self._head(n, step.x)
         return self._output(self._wavenet(z, step.taps, time) + shortcut, step.guidance, time, guided=h.shape[0] > step.x.shape[0])
-
-    def _entered(self, h: Tensor, added: Tensor | None, place: int, offset: Tensor | None, time: TimeRow) -> tuple[Tensor, Tensor]:
-        """``h`` with what is still to be added, and its norm number ``place``."""
-        if added is None:
-            return h, self.ops.norm(h, time.gain[place], offset)
-        return self.ops.add_norm(h, added, time.gain[place], offset)
 
     def _block(
         self, i: int, block: BlockWeights, h: Tensor, n: Tensor, step: StepInputs, time: TimeRow, queries: int
@@ -87,7 +90,7 @@ class SolverStep:
         w = self.weights
         if self.savings.composed_maps:
             both = self._product(n, w.head_h).float()
-            _add_to_branches(both, F.linear(x, w.head_x, w.head_bias))
+            add_to_branches(both, F.linear(x, w.head_x, w.head_bias))
         else:
             repeated = torch.cat([x] * (n.shape[0] // x.shape[0]))
             both = self._product(self._product(torch.cat([n, repeated], dim=-1), *w.skip), *w.after_skip).float()
@@ -144,8 +147,3 @@ def combine(branches: Tensor, guidance: Tensor) -> Tensor:
     """Classifier-free guidance, ``(1 + g) v - g null``, of rows (2 B, ...) to (B, ...)."""
     v, null = branches.chunk(2)
     return torch.lerp(null, v, 1 + guidance)
-
-
-def _add_to_branches(h: Tensor, x: Tensor) -> None:
-    """Add ``x`` (B, W, C) to every branch of ``h`` (branches B, W, C), in place."""
-    h.unflatten(0, (-1, x.shape[0])).add_(x)

@@ -74,6 +74,39 @@ def test_without_spans_positions_are_turned_before() -> None:
     assert_near(fused.attention(qkv, rotation, 5, None, None), oracle.attention(qkv, rotation, 5, None, None), torch.float32)
 
 
+# ------------------------------------------------------------------------------------------------------------------ norms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shifts", [False, True])
+def test_norms_and_what_is_written_along(dtype: torch.dtype, shifts: bool) -> None:
+    """Of the last slots of something longer, with sums in the format of products beside them."""
+    fused, oracle = both_ops(dtype)
+    h, y, gain = random(2, 9, 40)[:, -6:], random(2, 6, 40, seed=1).to(dtype), random(40, seed=2)
+    offset = random(40, seed=3) if shifts else None
+    rooms = torch.zeros(2, 2, 6, 80, device=DEVICE, dtype=dtype).unbind(0)
+    results = []
+    for ops, room in zip((fused, oracle), rooms, strict=True):
+        ops.add_into(h, y, room[..., :40])
+        pairs = [ops.add_norm(h, y, gain, offset, room[..., 40:]), ops.add_norm(y, y, gain, offset)]
+        results.append([*pairs[0], *pairs[1], ops.norm(h, gain, offset), ops.norm(y, gain, offset), room])
+    for found, expected in zip(*results, strict=True):
+        assert_near(found, expected, dtype)
+    assert pairs[0][0].dtype == pairs[1][0].dtype == torch.float32
+    assert bool(rooms[0].any(-1).all())
+
+
+@pytest.mark.parametrize(("rows", "samples", "window"), [(2, 1, 5), (4, 2, 9), (2, 2, 1)])
+def test_the_state_enters_every_branch(rows: int, samples: int, window: int) -> None:
+    fused, oracle = both_ops(torch.float32)
+    static, x, gain, offset = random(rows, 9, 24), random(samples, window, 48, seed=1)[..., 24:], random(24, seed=2), random(24, seed=3)
+    before = static.clone()
+    for shift in (None, offset):
+        for found, expected in zip(fused.enter(static, x, gain, shift), oracle.enter(static, x, gain, shift), strict=True):
+            assert_near(found, expected, torch.float32)
+    assert torch.equal(static, before)  # it serves all steps
+
+
 # ----------------------------------------------------------------------------------------------------------- whole solves
 
 

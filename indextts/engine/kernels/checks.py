@@ -158,7 +158,14 @@ def _solver_pairs(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Te
     for shift in (None, offset):
         yield fused.norm(h, gain, shift), plain.norm(h, gain, shift)
         yield from zip(fused.add_norm(h, y, gain, shift), plain.add_norm(h, y, gain, shift), strict=True)
-    yield fused.add_join(h, y, 2 * y), plain.add_join(h, y, 2 * y)
+    for static, x in ((random(2, 9, 96), random(1, 5, 96)), (random(1, 9, 96), random(1, 9, 96))):
+        yield from zip(fused.enter(static, x, gain, offset), plain.enter(static, x, gain, offset), strict=True)
+    yield fused.norm(y, gain, None), plain.norm(y, gain, None)
+    wide, other = torch.zeros(2, 2, 7, 192, device=device, dtype=dtype).unbind(0)
+    for ops, room in ((fused, wide), (plain, other)):
+        ops.add_into(h, y, room[..., :96])
+        ops.add_norm(y, y, gain, None, room[..., 96:])
+    yield wide, other
     for rows in (1, 2):
         turned = torch.polar(torch.ones(rows, 7, 1, 1, 16), torch.randn(rows, 7, 1, 1, 16, generator=draws)).to(device)
         qkv = random(2, 7, 3, 3, 32).to(dtype)

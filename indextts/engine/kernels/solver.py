@@ -24,25 +24,35 @@ def _norm(
     offset,
     h_out,
     n_out,
+    copy,
     slots,
     h_row,
     h_slot,
+    y_rows,
+    y_slots,
     y_row,
     y_slot,
+    copy_row,
+    copy_slot,
     width,
     eps,
     ADDS: tl.constexpr,
     SHIFTS: tl.constexpr,
+    COPIES: tl.constexpr,
     W: tl.constexpr,
 ):
+    """Of one slot. What is added has ``y_rows`` rows, which repeat, and is there for the last ``y_slots`` alone."""
     row = tl.program_id(0)
     at, sample, slot = tl.arange(0, W), (row // slots).to(tl.int64), row % slots
     real = at < width
-    value = tl.load(h + sample * h_row + slot * h_slot + at, mask=real, other=0.0)
+    value = tl.load(h + sample * h_row + slot * h_slot + at, mask=real, other=0.0).to(tl.float32)
     place = row.to(tl.int64) * width + at
     if ADDS:
-        value += tl.load(y + sample * y_row + slot * y_slot + at, mask=real, other=0.0).to(tl.float32)
+        late = slot - (slots - y_slots)
+        value += tl.load(y + sample % y_rows * y_row + late * y_slot + at, mask=real & (late >= 0), other=0.0).to(tl.float32)
         tl.store(h_out + place, value, mask=real)
+    if COPIES:
+        tl.store(copy + sample * copy_row + slot * copy_slot + at, value.to(copy.dtype.element_ty), mask=real)
     n = value * tl.rsqrt(tl.sum(value * value, axis=0) / width + eps) * tl.load(gain + at, mask=real, other=0.0)
     if SHIFTS:
         n += tl.load(offset + at, mask=real, other=0.0)
@@ -50,14 +60,13 @@ def _norm(
 
 
 @triton.jit
-def _joined(h, y, other, out, slots, h_row, h_slot, width, W: tl.constexpr):
+def _added(h, y, out, slots, h_row, h_slot, y_row, y_slot, out_row, out_slot, width, W: tl.constexpr):
     row = tl.program_id(0)
     at, sample, slot = tl.arange(0, W), (row // slots).to(tl.int64), row % slots
-    real, line = at < width, row.to(tl.int64) * width
-    value = tl.load(h + sample * h_row + slot * h_slot + at, mask=real, other=0.0)
-    value += tl.load(y + line + at, mask=real, other=0.0).to(tl.float32)
-    tl.store(out + 2 * line + at, value.to(out.dtype.element_ty), mask=real)
-    tl.store(out + 2 * line + width + at, tl.load(other + line + at, mask=real, other=0.0), mask=real)
+    real = at < width
+    value = tl.load(h + sample * h_row + slot * h_slot + at, mask=real, other=0.0).to(tl.float32)
+    value += tl.load(y + sample * y_row + slot * y_slot + at, mask=real, other=0.0).to(tl.float32)
+    tl.store(out + sample * out_row + slot * out_slot + at, value.to(out.dtype.element_ty), mask=real)
 
 
 @triton.jit
@@ -79,13 +88,24 @@ class FusedSolverOps(SolverOps):
 
     turns_inside = True
 
+    def enter(self, static: Tensor, x: Tensor, gain: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As in torch."""
+        return self._normed(static, x, gain, offset)
+
     def norm(self, h: Tensor, gain: Tensor, offset: Tensor | None) -> Tensor:
         """As in torch."""
         return self._normed(h, None, gain, offset)[1]
 
-    def add_norm(self, h: Tensor, y: Tensor, gain: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+    def add_norm(self, h: Tensor, y: Tensor, gain: Tensor, offset: Tensor | None, copy: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As in torch."""
-        return self._normed(h, y, gain, offset)
+        return self._normed(h, y, gain, offset, copy)
+
+    def add_into(self, h: Tensor, y: Tensor, out: Tensor) -> None:
+        """As in torch."""
+        rows, slots, width = h.shape
+        _added[(rows * slots,)](
+            h, y, out, slots, *h.stride()[:2], *y.stride()[:2], *out.stride()[:2], width, W=triton.next_power_of_2(width)
+        )
 
     def attention(self, qkv: Tensor, rotation: Tensor, queries: int, mask: Tensor | None, spans: Tensor | None) -> Tensor:
         """As in torch; where ``spans`` are given, all of it is one kernel."""
@@ -104,15 +124,6 @@ class FusedSolverOps(SolverOps):
             return super().attend(q, k, v, mask, spans)
         return attention.attended(q, k, v, spans)
 
-    def add_join(self, h: Tensor, y: Tensor, other: Tensor) -> Tensor:
-        """As in torch."""
-        rows, slots, width = h.shape
-        out = torch.empty(rows, slots, 2 * width, device=h.device, dtype=self.dtype)
-        _joined[(rows * slots,)](
-            h, y.contiguous(), other.contiguous(), out, slots, h.stride(0), h.stride(1), width, W=triton.next_power_of_2(width)
-        )
-        return out
-
     def silu_gate(self, x: Tensor) -> Tensor:
         """As in torch."""
         return _gated(x, wave=False)
@@ -121,29 +132,18 @@ class FusedSolverOps(SolverOps):
         """As in torch."""
         return _gated(a, wave=True)
 
-    def _normed(self, h: Tensor, y: Tensor | None, gain: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _normed(
+        self, h: Tensor, y: Tensor | None, gain: Tensor, offset: Tensor | None, copy: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         rows, slots, width = h.shape
         n = torch.empty(rows, slots, width, device=h.device, dtype=self.dtype)
-        total = torch.empty(rows, slots, width, device=h.device, dtype=h.dtype) if y is not None else h
-        added = h if y is None else y
+        total = torch.empty(rows, slots, width, device=h.device, dtype=torch.float32) if y is not None else h
+        added, copied = h if y is None else y, h if copy is None else copy
         _norm[(rows * slots,)](
-            h,
-            added,
-            gain,
-            gain if offset is None else offset,
-            total,
-            n,
-            slots,
-            h.stride(0),
-            h.stride(1),
-            added.stride(0),
-            added.stride(1),
-            width,
-            self.norm_eps,
-            ADDS=y is not None,
-            SHIFTS=offset is not None,
-            W=triton.next_power_of_2(width),
-        )
+            h, added, gain, gain if offset is None else offset, total, n, copied, slots, *h.stride()[:2], *added.shape[:2],
+            *added.stride()[:2], *copied.stride()[:2], width, self.norm_eps, ADDS=y is not None, SHIFTS=offset is not None,
+            COPIES=copy is not None, W=triton.next_power_of_2(width),
+        )  # fmt: skip
         return total, n
 
 
