@@ -56,10 +56,39 @@ class SolverOps:
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
 
-    def wave_gate(self, a: Tensor) -> Tensor:
-        """``tanh(a) sigmoid(b)`` of ``[a, b]`` side by side, (R, W, 2 C) to (R, W, C)."""
+    def wave_gate(self, a: Tensor, out: Tensor | None = None) -> Tensor:
+        """``tanh(a) sigmoid(b)`` of ``[a, b]`` side by side, (R, W, 2 C) to (R, W, C): into ``out``, perhaps a part of something wider."""
         signal, gate = a.chunk(2, dim=-1)
-        return torch.tanh(signal) * torch.sigmoid(gate)
+        return torch.mul(torch.tanh(signal), torch.sigmoid(gate), out=out)
+
+    def take(self, z: Tensor, y: Tensor | None, taps: Tensor) -> tuple[Tensor, Tensor]:
+        """``z + y`` (R, W, C) in float32, and in ``dtype`` those of its frames, counted through all rows, that ``taps`` (n,) name: (n, C).
+
+        ``y`` may have the rows of one branch, and be added to every branch.
+        """
+        total = z.float() if y is None else (z.float().unflatten(0, (-1, len(y))) + y).flatten(0, 1)
+        return total, total.to(self.dtype).flatten(0, 1).index_select(0, taps)
+
+    def last_norm(self, h: Tensor, shortcut: Tensor, x: Tensor | None, guidance: Tensor | None, eps: float) -> Tensor:
+        """Norm of ``h`` and the shortcut around it, each (R, W, C), in float32; with ``guidance`` its branches combined, (B, W, C).
+
+        ``x`` (B, W, C) is the shortcut's part that all branches share.
+        """
+        shortcut = shortcut.float()
+        if x is not None:
+            shortcut = (shortcut.unflatten(0, (-1, len(x))) + x).flatten(0, 1)
+        n = F.layer_norm(h.float() + shortcut, h.shape[-1:], eps=eps)
+        return n if guidance is None else combine(n, guidance)
+
+    def advance(self, x: Tensor, v: Tensor, dt: Tensor, held: Tensor, guidance: Tensor | None) -> None:
+        """Move the state ``x`` (B, W, mel) by ``dt`` along ``v``, with ``guidance`` that of two branches; zero where ``held``."""
+        x.add_((v if guidance is None else combine(v, guidance)) * dt).masked_fill_(held, 0)
+
+
+def combine(branches: Tensor, guidance: Tensor) -> Tensor:
+    """Classifier-free guidance, ``(1 + g) v - g null``, of rows (2 B, ...) to (B, ...)."""
+    v, null = branches.chunk(2)
+    return torch.lerp(null, v, 1 + guidance)
 
 
 def add_to_branches(h: Tensor, x: Tensor) -> None:

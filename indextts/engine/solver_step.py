@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from indextts.engine.solver_inputs import StepInputs
-from indextts.engine.solver_ops import SolverOps, add_to_branches
+from indextts.engine.solver_ops import SolverOps
 from indextts.engine.solver_times import TimeRow, TimeTables
 from indextts.engine.solver_weights import BlockWeights, Savings, SolverWeights, blocks_of
 from indextts.models.dit import DiT
@@ -32,7 +32,8 @@ class SolverStep:
     def __call__(self, step: StepInputs) -> None:
         """Advance ``step.x`` by one Euler step."""
         time = self.times.row(step.row)
-        step.x.add_(self.velocity(step, time) * time.dt).masked_fill_(step.held, 0)
+        v = self.velocity(step, time)
+        self.ops.advance(step.x, v, time.dt, step.held, step.guidance if len(v) > len(step.x) else None)
 
     def merge(self, ingredients: Tensor) -> Tensor:
         """What prompt, conditions and style (R, S, mel + content + style) add to the first hidden state, (R, S, C)."""
@@ -41,7 +42,7 @@ class SolverStep:
         return F.linear(torch.cat([prompt, F.linear(mu, *w.cond), style], dim=-1), w.merge_rest, w.merge_bias)
 
     def velocity(self, step: StepInputs, time: TimeRow) -> Tensor:
-        """Guided velocity of the window's frames, (B, W, mel) float32."""
+        """Velocity of the window's frames, float32: guided (B, W, mel), or that of each branch (R, W, mel), to be combined."""
         window = step.x.shape[1]
         skips: list[Tensor] = []  # room for what long skips join, the second half of it filled
         h = step.static if self.savings.static_inputs else self.merge(step.static)
@@ -66,8 +67,12 @@ class SolverStep:
             h, added = self._block(i, block, h, n, step, time, window if i == depth - 1 else h.shape[1])
         assert added is not None
         h, n = self.ops.add_norm(h, added, time.gain[-1], time.offset[-1])
-        z, shortcut = self._head(n, step.x)
-        return self._output(self._wavenet(z, step.taps, time) + shortcut, step.guidance, time, guided=h.shape[0] > step.x.shape[0])
+        both, from_x = self._head(n, step.x)
+        z, shortcut = both.chunk(2, dim=-1)
+        z_x, shortcut_x = (None, None) if from_x is None else from_x.chunk(2, dim=-1)
+        early = self.savings.linear_guidance and len(h) > len(step.x)
+        skipped = self._wavenet(z, z_x, step.taps, time)
+        return self._output(self.ops.last_norm(skipped, shortcut, shortcut_x, step.guidance if early else None, self.final_eps), time)
 
     def _block(
         self, i: int, block: BlockWeights, h: Tensor, n: Tensor, step: StepInputs, time: TimeRow, queries: int
@@ -85,65 +90,44 @@ class SolverStep:
             both = torch.cat([self._product(n, w, b) for w, b in zip(block.w13.chunk(2), biases, strict=True)], dim=-1)
         return h, self._product(self.ops.silu_gate(both), block.w2)
 
-    def _head(self, n: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Input of the WaveNet and the shortcut around it, each (R, W, C) float32."""
+    def _head(self, n: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Input of the WaveNet and the shortcut around it side by side, (R, W, 2 C), and what is to be added to both in every branch."""
         w = self.weights
         if self.savings.composed_maps:
-            both = self._product(n, w.head_h).float()
-            add_to_branches(both, F.linear(x, w.head_x, w.head_bias))
-        else:
-            repeated = torch.cat([x] * (n.shape[0] // x.shape[0]))
-            both = self._product(self._product(torch.cat([n, repeated], dim=-1), *w.skip), *w.after_skip).float()
-        z, shortcut = both.chunk(2, dim=-1)
-        return z, shortcut
+            return self._product(n, w.head_h), F.linear(x, w.head_x, w.head_bias)
+        repeated = torch.cat([x] * (n.shape[0] // x.shape[0]))
+        return self._product(self._product(torch.cat([n, repeated], dim=-1), *w.skip), *w.after_skip), None
 
-    def _wavenet(self, z: Tensor, taps: Tensor, time: TimeRow) -> Tensor:
-        """Sum of the skips, (R, W, C) float32."""
+    def _wavenet(self, z: Tensor, added: Tensor | None, taps: Tensor, time: TimeRow) -> Tensor:
+        """Sum of the skips (R, W, C) for ``z`` (R, W, C) with what is still to be added to it."""
         w, (rows, frames, channels) = self.weights, z.shape
         last = len(w.wavenet_in) - 1
-        gates: list[Tensor] = []
+        gates = z.new_empty(rows, frames, (last + 1) * channels, dtype=self.dtype) if self.savings.one_skip_product else None
         skips: list[Tensor] = []
         for i, (weight, bias, (mix, mix_bias)) in enumerate(zip(w.wavenet_in, time.wavenet, w.res_skip, strict=True)):
-            read = z.to(self.dtype).flatten(0, 1).index_select(0, taps)
+            z, read = self.ops.take(z, added, taps)
             if self.savings.convolution_as_product:
                 a = self._product(read.view(rows, frames, -1), weight, bias)
             else:
                 a = F.conv1d(read.view(rows, -1, channels).transpose(1, 2), weight, bias).transpose(1, 2)
-            gated = self.ops.wave_gate(a)
-            if self.savings.one_skip_product:
-                gates.append(gated)
-                if i < last:
-                    z = z + self._product(gated, mix[:channels], mix_bias[:channels])
-            else:
-                r = self._product(gated, mix, mix_bias)
+            if gates is None:
+                r = self._product(self.ops.wave_gate(a), mix, mix_bias)
                 skips.append(r[..., -channels:])
-                if i < last:
-                    z = z + r[..., :channels]
-        if self.savings.one_skip_product:
-            return self._product(torch.cat(gates, dim=-1), w.skips, w.skips_bias).float()
-        return sum(skips[1:], skips[0].float())
+                added = r[..., :channels]
+                continue
+            gated = self.ops.wave_gate(a, gates[..., i * channels : (i + 1) * channels])
+            if i < last:  # as one matrix, of which a library takes a part as it is
+                added = self._product(gated.flatten(0, 1), mix[:channels], mix_bias[:channels]).unflatten(0, (rows, frames))
+        return sum(skips[1:], skips[0].float()) if gates is None else self._product(gates, w.skips, w.skips_bias)
 
-    def _output(self, h: Tensor, guidance: Tensor, time: TimeRow, guided: bool) -> Tensor:
-        """Norm, modulation and map to the mel's velocity, branches combined: (R, W, C) to (B, W, mel)."""
-        w = self.weights
-        n = F.layer_norm(h, h.shape[-1:], eps=self.final_eps)
-        early = self.savings.linear_guidance and guided
-        if early:
-            n = combine(n, guidance)
+    def _output(self, n: Tensor, time: TimeRow) -> Tensor:
+        """Modulation of the last norm's result and map to the mel's velocity."""
         if time.out_weight is not None:
-            v = F.linear(n, time.out_weight, time.out_bias)
-        else:
-            assert time.scale is not None
-            assert time.shift is not None
-            v = F.linear(F.linear(n * time.scale + time.shift, *w.final), *w.out)
-        return combine(v, guidance) if guided and not early else v
+            return F.linear(n, time.out_weight, time.out_bias)
+        assert time.scale is not None
+        assert time.shift is not None
+        return F.linear(F.linear(n * time.scale + time.shift, *self.weights.final), *self.weights.out)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """A linear map in the solver's format."""
         return F.linear(x.to(self.dtype), weight, bias)
-
-
-def combine(branches: Tensor, guidance: Tensor) -> Tensor:
-    """Classifier-free guidance, ``(1 + g) v - g null``, of rows (2 B, ...) to (B, ...)."""
-    v, null = branches.chunk(2)
-    return torch.lerp(null, v, 1 + guidance)

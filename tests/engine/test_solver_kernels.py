@@ -107,6 +107,37 @@ def test_the_state_enters_every_branch(rows: int, samples: int, window: int) -> 
     assert torch.equal(static, before)  # it serves all steps
 
 
+# ---------------------------------------------------------------------------------------------------------------- WaveNet
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "samples", "kernel"), [(4, 2, 5), (2, 2, 3), (2, 1, 0), (1, 1, 5)])
+def test_frames_that_a_convolution_reads(rows: int, samples: int, kernel: int, dtype: torch.dtype) -> None:
+    """A kernel's reach for each frame, or (0) rows longer by two frames; of parts of wider tensors, with nothing added too."""
+    fused, oracle = both_ops(dtype)
+    wide, y = random(rows, 7, 80).to(dtype), random(samples, 7, 80, seed=1)
+    frames = torch.randint(rows * 7, (rows * 7 * kernel or rows * 9,), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    z = wide[..., 40:]
+    for first, added in ((z, y[..., :40]), (z.float(), y[..., 40:].to(dtype)), (z.float(), None), (z, None)):
+        for found, expected in zip(fused.take(first, added, frames), oracle.take(first, added, frames), strict=True):
+            assert_near(found, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [40, 700])
+def test_gates_go_to_their_places(dtype: torch.dtype, channels: int) -> None:
+    fused, oracle = both_ops(dtype)
+    a, rooms = (3 * random(2, 3, 2 * channels)).to(dtype), torch.zeros(2, 2, 3, 3 * channels, device=DEVICE, dtype=dtype).unbind(0)
+    for ops, room in zip((fused, oracle), rooms, strict=True):
+        gated = ops.wave_gate(a, room[..., channels : 2 * channels])
+        assert_near(gated, ops.wave_gate(a), dtype)
+        assert gated.data_ptr() == room[..., channels:].data_ptr()
+    assert_near(*rooms, dtype)
+    inside = a.transpose(0, 1)  # as what a convolution leaves, of another order
+    assert_near(fused.wave_gate(inside), oracle.wave_gate(inside), dtype)
+    assert_near(fused.silu_gate(inside), oracle.silu_gate(inside), dtype)
+
+
 # ----------------------------------------------------------------------------------------------------------- whole solves
 
 

@@ -173,6 +173,10 @@ def _solver_pairs(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Te
     both = (3 * random(2, 7, 2 * 100)).to(dtype)
     yield fused.silu_gate(both), plain.silu_gate(both)
     yield fused.wave_gate(both), plain.wave_gate(both)
+    taps = torch.randint(14, (70,), generator=draws).to(device)
+    for rows in (1, 2):
+        part = random(rows, 7, 200)[..., 100:]
+        yield from zip(fused.take(both[..., :100], part, taps), plain.take(both[..., :100], part, taps), strict=True)
     if dtype != torch.float32:  # whose padding is masked
         shifts, lengths, slots = torch.tensor([2, 0], device=device), torch.tensor([71, 150], device=device), 150
         place = torch.arange(slots, device=device)

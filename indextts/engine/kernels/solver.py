@@ -13,7 +13,8 @@ from torch import Tensor
 from indextts.engine.kernels import solver_attention as attention
 from indextts.engine.solver_ops import SolverOps
 
-PAIRS = 1024  # of the gates: values of a program
+PAIRS = 512  # of the gates: values of a program
+FRAMES = 4  # of what convolutions read
 
 
 @triton.jit
@@ -70,17 +71,62 @@ def _added(h, y, out, slots, h_row, h_slot, y_row, y_slot, out_row, out_slot, wi
 
 
 @triton.jit
-def _gate(x, out, count, width, WAVE: tl.constexpr, PAIRS: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
-    real = at < count
-    row, column = at // width, at % width
-    a = tl.load(x + row * 2 * width + column, mask=real, other=0.0).to(tl.float32)
-    b = tl.load(x + row * 2 * width + width + column, mask=real, other=0.0).to(tl.float32)
+def _gate(x, out, width, x_row, out_row, WAVE: tl.constexpr, PAIRS: tl.constexpr):
+    row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
+    real = at < width
+    a = tl.load(x + row * x_row + at, mask=real, other=0.0).to(tl.float32)
+    b = tl.load(x + row * x_row + width + at, mask=real, other=0.0).to(tl.float32)
     # tanh(a) is 2 sigmoid(2 a) - 1. A product beyond the format's range would become infinite; it stays at the end of the range.
     y = (2.0 * tl.sigmoid(2.0 * a) - 1.0) * tl.sigmoid(b) if WAVE else a * tl.sigmoid(a) * b
     if out.dtype.element_ty == tl.float16:
         y = tl.minimum(tl.maximum(y, -65504.0), 65504.0)
-    tl.store(out + at, y.to(out.dtype.element_ty), mask=real)
+    tl.store(out + row * out_row + at, y.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def _summed(z, y, frame, there, at, frames, z_row, z_frame, y_rows, y_row, y_frame, ADDS: tl.constexpr):
+    """``z + y`` of some frames, counted through all rows, (F, W) float32; those of ``y`` repeat after ``y_rows``."""
+    row, frame = (frame // frames).to(tl.int64), frame % frames
+    value = tl.load(z + (row * z_row + frame * z_frame)[:, None] + at[None, :], mask=there, other=0.0).to(tl.float32)
+    if ADDS:
+        value += tl.load(y + (row % y_rows * y_row + frame * y_frame)[:, None] + at[None, :], mask=there, other=0.0).to(tl.float32)
+    return value
+
+
+@triton.jit
+def _take(
+    z,
+    y,
+    taps,
+    total,
+    read,
+    count,
+    places,
+    frames,
+    z_row,
+    z_frame,
+    y_rows,
+    y_row,
+    y_frame,
+    width,
+    ADDS: tl.constexpr,
+    KEEPS: tl.constexpr,
+    TAPS: tl.constexpr,
+    F: tl.constexpr,
+    W: tl.constexpr,
+):
+    """F of ``count`` frames, and those that TAPS of ``places`` for each of them name. They are neighbours: the cache has most of them."""
+    frame, at = tl.program_id(0) * F + tl.arange(0, F), tl.arange(0, W)
+    real = (at < width)[None, :]
+    if KEEPS:
+        there = (frame < count)[:, None] & real
+        value = _summed(z, y, frame, there, at, frames, z_row, z_frame, y_rows, y_row, y_frame, ADDS)
+        tl.store(total + frame.to(tl.int64)[:, None] * width + at[None, :], value, mask=there)
+    for i in tl.static_range(TAPS):
+        place = frame * TAPS + i
+        tap, there = tl.load(taps + place, mask=place < places, other=0).to(tl.int32), (place < places)[:, None] & real
+        value = _summed(z, y, tap, there, at, frames, z_row, z_frame, y_rows, y_row, y_frame, ADDS)
+        tl.store(read + place.to(tl.int64)[:, None] * width + at[None, :], value.to(read.dtype.element_ty), mask=there)
 
 
 class FusedSolverOps(SolverOps):
@@ -126,11 +172,24 @@ class FusedSolverOps(SolverOps):
 
     def silu_gate(self, x: Tensor) -> Tensor:
         """As in torch."""
-        return _gated(x, wave=False)
+        return _gated(x, None, wave=False)
 
-    def wave_gate(self, a: Tensor) -> Tensor:
+    def wave_gate(self, a: Tensor, out: Tensor | None = None) -> Tensor:
         """As in torch."""
-        return _gated(a, wave=True)
+        return _gated(a, out, wave=True)
+
+    def take(self, z: Tensor, y: Tensor | None, taps: Tensor) -> tuple[Tensor, Tensor]:
+        """As in torch."""
+        rows, frames, width = z.shape
+        read = torch.empty(len(taps), width, device=z.device, dtype=self.dtype)
+        keeps = y is not None or z.dtype != torch.float32
+        total = torch.empty(rows, frames, width, device=z.device, dtype=torch.float32) if keeps else z
+        added = z if y is None else y
+        _take[(triton.cdiv(rows * frames, FRAMES),)](
+            z, added, taps, total, read, rows * frames, len(taps), frames, *z.stride()[:2], len(added), *added.stride()[:2], width,
+            ADDS=y is not None, KEEPS=keeps, TAPS=triton.cdiv(len(taps), rows * frames), F=FRAMES, W=triton.next_power_of_2(width),
+        )  # fmt: skip
+        return total, read
 
     def _normed(
         self, h: Tensor, y: Tensor | None, gain: Tensor, offset: Tensor | None, copy: Tensor | None = None
@@ -147,9 +206,9 @@ class FusedSolverOps(SolverOps):
         return total, n
 
 
-def _gated(x: Tensor, *, wave: bool) -> Tensor:
-    x = x.contiguous()
+def _gated(x: Tensor, out: Tensor | None, *, wave: bool) -> Tensor:
     width = x.shape[-1] // 2
-    out = torch.empty(*x.shape[:-1], width, device=x.device, dtype=x.dtype)
-    _gate[(triton.cdiv(out.numel(), PAIRS),)](x, out, out.numel(), width, WAVE=wave, PAIRS=PAIRS)
+    out = torch.empty(*x.shape[:-1], width, device=x.device, dtype=x.dtype) if out is None else out
+    lines, into = x.contiguous().view(-1, 2 * width), out.view(-1, width)
+    _gate[(len(lines), triton.cdiv(width, PAIRS))](lines, into, width, lines.stride(0), into.stride(0), WAVE=wave, PAIRS=PAIRS, num_warps=2)
     return out
