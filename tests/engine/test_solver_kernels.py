@@ -138,6 +138,36 @@ def test_gates_go_to_their_places(dtype: torch.dtype, channels: int) -> None:
     assert_near(fused.silu_gate(inside), oracle.silu_gate(inside), dtype)
 
 
+# ----------------------------------------------------------------------------------------------------------- a step's end
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "guided"), [(4, True), (2, True), (2, False)])
+def test_last_norm_combines_branches(rows: int, guided: bool, dtype: torch.dtype) -> None:
+    """Around a shortcut that is a part of something wider, with and without what all branches share; far from a mean of zero."""
+    fused, oracle = both_ops(dtype)
+    h, wide = random(rows, 5, 40).to(dtype) + 9, random(rows, 5, 80, seed=1).to(dtype)
+    guidance = torch.full((), 0.7, device=DEVICE) if guided else None
+    for shared, shortcut in ((random(rows // 2, 5, 80)[..., 40:], wide[..., 40:]), (None, wide[..., 40:].float())):
+        found, expected = (ops.last_norm(h, shortcut, shared, guidance, 1e-6) for ops in (fused, oracle))
+        assert found.shape == ((rows // 2 if guided else rows), 5, 40)
+        assert_near(found, expected, torch.float32)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_the_state_moves_but_where_it_is_held(guided: bool) -> None:
+    fused, oracle = both_ops(torch.float32)
+    v, guidance = random(4 if guided else 2, 6, 10, seed=1), torch.full((), 0.7, device=DEVICE) if guided else None
+    held = (random(2, 9, seed=2) > 0)[:, -6:, None]  # a part of all slots
+    dt = random(7, seed=3)[5]
+    states = [random(2, 6, 10), random(2, 6, 10), random(2, 10, 6).transpose(1, 2), random(2, 10, 6).transpose(1, 2)]
+    for state, ops in zip(states, (fused, oracle, fused, oracle), strict=True):
+        ops.advance(state, v, dt, held, guidance)
+    for found, expected in (states[:2], states[2:]):
+        assert_near(found, expected, torch.float32)
+        assert bool(((found == 0).all(-1, keepdim=True) == held).all())
+
+
 # ----------------------------------------------------------------------------------------------------------- whole solves
 
 

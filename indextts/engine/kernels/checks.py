@@ -47,7 +47,7 @@ def vocoder(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def solver(device: torch.device, dtype: torch.dtype) -> float:
-    """Norms, joins, rotations and gates, of windows of longer tensors too."""
+    """Norms, sums, rotations, gates and the step's end, of windows of longer tensors too."""
     return max(error(found, expected) for found, expected in _solver_pairs(device, dtype))
 
 
@@ -177,6 +177,14 @@ def _solver_pairs(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Te
     for rows in (1, 2):
         part = random(rows, 7, 200)[..., 100:]
         yield from zip(fused.take(both[..., :100], part, taps), plain.take(both[..., :100], part, taps), strict=True)
+        for g in (None, torch.full((), 0.7, device=device))[: 3 - rows]:
+            yield tuple(ops.last_norm(both[..., 100:], both[..., :100], part, g, 1e-6) for ops in (fused, plain))  # type: ignore[misc]
+    held = (torch.arange(7, device=device) < 3)[None, :, None]
+    for v, g in ((random(1, 7, 80), None), (random(2, 7, 80), torch.full((), 0.7, device=device))):
+        states = random(1, 1, 7, 80).repeat(2, 1, 1, 1).unbind(0)
+        for ops, x in zip((fused, plain), states, strict=True):
+            ops.advance(x, v, torch.full((), 0.1, device=device), held, g)
+        yield states[0], states[1]
     if dtype != torch.float32:  # whose padding is masked
         shifts, lengths, slots = torch.tensor([2, 0], device=device), torch.tensor([71, 150], device=device), 150
         place = torch.arange(slots, device=device)

@@ -129,6 +129,64 @@ def _take(
         tl.store(read + place.to(tl.int64)[:, None] * width + at[None, :], value.to(read.dtype.element_ty), mask=there)
 
 
+@triton.jit
+def _normed(h, shortcut, x, at, width, eps, ADDS: tl.constexpr):
+    """Layer norm of one frame of one branch."""
+    real = at < width
+    value = tl.load(shortcut + at, mask=real, other=0.0).to(tl.float32)
+    if ADDS:
+        value += tl.load(x + at, mask=real, other=0.0).to(tl.float32)
+    value += tl.load(h + at, mask=real, other=0.0).to(tl.float32)
+    away = tl.where(real, value - tl.sum(value, axis=0) / width, 0.0)
+    return away * tl.rsqrt(tl.sum(away * away, axis=0) / width + eps)
+
+
+@triton.jit
+def _last_norm(
+    h,
+    shortcut,
+    x,
+    guidance,
+    out,
+    h_null,
+    shortcut_null,
+    frames,
+    h_row,
+    h_frame,
+    shortcut_row,
+    shortcut_frame,
+    x_rows,
+    x_row,
+    x_frame,
+    width,
+    eps,
+    ADDS: tl.constexpr,
+    COMBINES: tl.constexpr,
+    W: tl.constexpr,
+):
+    """Of one frame: of the row, or of both branches that are to be combined, of which the second is so far away in memory."""
+    row, frame, at = (tl.program_id(0) // frames).to(tl.int64), tl.program_id(0) % frames, tl.arange(0, W)
+    mine, added = h + row * h_row + frame * h_frame, x + row % x_rows * x_row + frame * x_frame
+    around = shortcut + row * shortcut_row + frame * shortcut_frame
+    n = _normed(mine, around, added, at, width, eps, ADDS)
+    if COMBINES:
+        null = _normed(mine + h_null, around + shortcut_null, added, at, width, eps, ADDS)
+        n += (n - null) * tl.load(guidance)
+    tl.store(out + tl.program_id(0).to(tl.int64) * width + at, n, mask=at < width)
+
+
+@triton.jit
+def _advance(x, v, dt, held, guidance, frames, null, held_row, held_frame, width, COMBINES: tl.constexpr, W: tl.constexpr):
+    """One frame of the state; the other branch's velocity is ``null`` values further on."""
+    row, frame, at = (tl.program_id(0) // frames).to(tl.int64), tl.program_id(0) % frames, tl.arange(0, W)
+    real, place = at < width, tl.program_id(0).to(tl.int64) * width + at
+    speed = tl.load(v + place, mask=real, other=0.0)
+    if COMBINES:
+        speed += (speed - tl.load(v + null + place, mask=real, other=0.0)) * tl.load(guidance)
+    moved = tl.load(x + place, mask=real, other=0.0) + speed * tl.load(dt)
+    tl.store(x + place, tl.where(tl.load(held + row * held_row + frame * held_frame) != 0, 0.0, moved), mask=real)
+
+
 class FusedSolverOps(SolverOps):
     """The same results from one kernel each. ``turns_inside``: queries and keys are turned by the attention that reads them."""
 
@@ -136,15 +194,15 @@ class FusedSolverOps(SolverOps):
 
     def enter(self, static: Tensor, x: Tensor, gain: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         """As in torch."""
-        return self._normed(static, x, gain, offset)
+        return self._norms(static, x, gain, offset)
 
     def norm(self, h: Tensor, gain: Tensor, offset: Tensor | None) -> Tensor:
         """As in torch."""
-        return self._normed(h, None, gain, offset)[1]
+        return self._norms(h, None, gain, offset)[1]
 
     def add_norm(self, h: Tensor, y: Tensor, gain: Tensor, offset: Tensor | None, copy: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As in torch."""
-        return self._normed(h, y, gain, offset, copy)
+        return self._norms(h, y, gain, offset, copy)
 
     def add_into(self, h: Tensor, y: Tensor, out: Tensor) -> None:
         """As in torch."""
@@ -191,9 +249,30 @@ class FusedSolverOps(SolverOps):
         )  # fmt: skip
         return total, read
 
-    def _normed(
-        self, h: Tensor, y: Tensor | None, gain: Tensor, offset: Tensor | None, copy: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def last_norm(self, h: Tensor, shortcut: Tensor, x: Tensor | None, guidance: Tensor | None, eps: float) -> Tensor:
+        """As in torch."""
+        rows, frames, width = h.shape
+        samples, added = rows if guidance is None else rows // 2, h if x is None else x
+        out = torch.empty(samples, frames, width, device=h.device, dtype=torch.float32)
+        _last_norm[(samples * frames,)](
+            h, shortcut, added, h if guidance is None else guidance, out, samples * h.stride(0), samples * shortcut.stride(0), frames,
+            *h.stride()[:2], *shortcut.stride()[:2], len(added), *added.stride()[:2], width, eps,
+            ADDS=x is not None, COMBINES=guidance is not None, W=triton.next_power_of_2(width),
+        )  # fmt: skip
+        return out
+
+    def advance(self, x: Tensor, v: Tensor, dt: Tensor, held: Tensor, guidance: Tensor | None) -> None:
+        """As in torch."""
+        if not (x.is_contiguous() and v.is_contiguous()):
+            super().advance(x, v, dt, held, guidance)
+            return
+        samples, frames, width = x.shape
+        _advance[(samples * frames,)](
+            x, v, dt, held, dt if guidance is None else guidance, frames, x.numel(), *held.stride()[:2], width,
+            COMBINES=guidance is not None, W=triton.next_power_of_2(width), num_warps=1,
+        )  # fmt: skip
+
+    def _norms(self, h: Tensor, y: Tensor | None, gain: Tensor, offset: Tensor | None, copy: Tensor | None = None) -> tuple[Tensor, Tensor]:
         rows, slots, width = h.shape
         n = torch.empty(rows, slots, width, device=h.device, dtype=self.dtype)
         total = torch.empty(rows, slots, width, device=h.device, dtype=torch.float32) if y is not None else h
