@@ -46,6 +46,7 @@ class SolverStep:
         window = step.x.shape[1]
         skips: list[Tensor] = []  # room for what long skips join, the second half of it filled
         h = step.static if self.savings.static_inputs else self.merge(step.static)
+        from_x, both_x = self._of_state(step.x, h.shape[-1])
         added: Tensor | None = None  # what the last block adds to h, for the next norm to do along with its own work
         depth, channels = len(self.weights.blocks), h.shape[-1]
         for i, block in enumerate(self.weights.blocks):
@@ -59,7 +60,7 @@ class SolverStep:
                 skips.append(h.new_empty(*h.shape[:2], 2 * channels, dtype=self.dtype))
                 copy = skips[-1][..., channels:]
             if i == 0:
-                h, n = self.ops.enter(h, F.linear(step.x, self.weights.merge_x), gain, offset)
+                h, n = self.ops.enter(h, from_x, gain, offset)
             elif added is None:
                 n = self.ops.norm(h, gain, offset)
             else:
@@ -67,9 +68,8 @@ class SolverStep:
             h, added = self._block(i, block, h, n, step, time, window if i == depth - 1 else h.shape[1])
         assert added is not None
         h, n = self.ops.add_norm(h, added, time.gain[-1], time.offset[-1])
-        both, from_x = self._head(n, step.x)
-        z, shortcut = both.chunk(2, dim=-1)
-        z_x, shortcut_x = (None, None) if from_x is None else from_x.chunk(2, dim=-1)
+        z, shortcut = self._head(n, step.x).chunk(2, dim=-1)
+        z_x, shortcut_x = (None, None) if both_x is None else both_x.chunk(2, dim=-1)
         early = self.savings.linear_guidance and len(h) > len(step.x)
         skipped = self._wavenet(z, z_x, step.taps, time)
         return self._output(self.ops.last_norm(skipped, shortcut, shortcut_x, step.guidance if early else None, self.final_eps), time)
@@ -90,13 +90,20 @@ class SolverStep:
             both = torch.cat([self._product(n, w, b) for w, b in zip(block.w13.chunk(2), biases, strict=True)], dim=-1)
         return h, self._product(self.ops.silu_gate(both), block.w2)
 
-    def _head(self, n: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Input of the WaveNet and the shortcut around it side by side, (R, W, 2 C), and what is to be added to both in every branch."""
+    def _of_state(self, x: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+        """What the state adds to the first hidden state, (B, W, C), and what is to be added to :meth:`_head` in every branch."""
+        if not self.savings.composed_maps:
+            return F.linear(x, self.weights.merge_x), None
+        both = F.linear(x, self.weights.from_x, self.weights.from_x_bias)
+        return both[..., :channels], both[..., channels:]
+
+    def _head(self, n: Tensor, x: Tensor) -> Tensor:
+        """Input of the WaveNet and the shortcut around it side by side, (R, W, 2 C)."""
         w = self.weights
         if self.savings.composed_maps:
-            return self._product(n, w.head_h), F.linear(x, w.head_x, w.head_bias)
+            return self._product(n, w.head_h)
         repeated = torch.cat([x] * (n.shape[0] // x.shape[0]))
-        return self._product(self._product(torch.cat([n, repeated], dim=-1), *w.skip), *w.after_skip), None
+        return self._product(self._product(torch.cat([n, repeated], dim=-1), *w.skip), *w.after_skip)
 
     def _wavenet(self, z: Tensor, added: Tensor | None, taps: Tensor, time: TimeRow) -> Tensor:
         """Sum of the skips (R, W, C) for ``z`` (R, W, C) with what is still to be added to it."""

@@ -86,7 +86,6 @@ class SolverWeights:
         mel, dim = dit.conv2.out_channels, dit.conv1.in_features
         self.blocks = [_block(layer, matrix) for layer in blocks_of(dit)]
         merge = dit.cond_x_merge_linear
-        self.merge_x = exact(merge.weight[:, :mel]).contiguous()
         self.merge_rest, self.merge_bias = exact(merge.weight[:, mel:]).contiguous(), exact(merge.bias)
         self.cond = exact(dit.cond_projection.weight), exact(dit.cond_projection.bias)
 
@@ -96,7 +95,11 @@ class SolverWeights:
         self.skip = matrix(skip.weight), matrix(skip.bias)
         self.after_skip = matrix(after[0]), matrix(after[1])
         head, head_bias = compose(after, (skip.weight, skip.bias))
-        self.head_h, self.head_x, self.head_bias = matrix(head[:, :dim]).contiguous(), exact(head[:, dim:]).contiguous(), exact(head_bias)
+        self.head_h = matrix(head[:, :dim]).contiguous()
+        # What the state adds to the first hidden state, above what it adds to input and shortcut of the WaveNet.
+        self.from_x = torch.cat([exact(merge.weight[:, :mel]), exact(head[:, dim:])])
+        self.from_x_bias = torch.cat([torch.zeros(dim, device=device), exact(head_bias)])
+        self.merge_x = self.from_x[:dim]
 
         final = dit.final_layer.linear
         out_weight, out_bias = dit.conv2.parameters()
