@@ -45,6 +45,7 @@ class TimeTables:
         self.dit, self.weights, self.device, self.dtype, self.savings = dit, weights, device, dtype, savings
         self.norms = [norm for block in blocks_of(dit) for norm in (block.attention_norm, block.ffn_norm)] + [dit.transformer.norm]
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._exact = 0  # values of a row before those in the format of the products
         self._tables: dict[int, Tensor] = {}
 
     def table(self, steps: int) -> Tensor:
@@ -58,12 +59,14 @@ class TimeTables:
         """The constants in one row of :meth:`table`."""
         if not self.savings.time_tables:
             flat = self._rows(flat[None])[0]
-        sizes = [math.prod(shape) for shape in self._shapes.values()]
-        exact, rounded = (row[: sum(sizes)].split(sizes) for row in (flat, flat.to(self.dtype)))
-        return TimeRow(**{
-            name: (b if name in PRODUCT_BIASES else a).view(shape)
-            for (name, shape), a, b in zip(self._shapes.items(), exact, rounded, strict=True)
-        })  # fmt: skip
+        exact, rounded = flat[: self._exact], flat[self._exact :].view(self.dtype)
+        constants, places = {}, {False: 0, True: 0}
+        for name, shape in self._shapes.items():
+            of_products, size = name in PRODUCT_BIASES, math.prod(shape)
+            source = rounded if of_products else exact
+            constants[name] = source[places[of_products] : places[of_products] + size].view(shape)
+            places[of_products] += size
+        return TimeRow(**constants)
 
     @property
     def memory_bytes(self) -> int:
@@ -100,8 +103,18 @@ class TimeTables:
             parts |= {"scale": 1 + scale, "shift": shift}
         parts["dt"] = clock[:, 1]
         self._shapes = {name: tuple(part.shape[1:]) for name, part in parts.items()}
-        flat = torch.cat([part.reshape(len(times), -1) for part in parts.values()], dim=1)
-        return F.pad(flat, (0, -flat.shape[1] % ALIGNED))
+        # What products add is rounded here, not at every step, and its bits travel as float32.
+        flat = {name: part.reshape(len(times), -1) for name, part in parts.items()}
+        exact = _aligned([part for name, part in flat.items() if name not in PRODUCT_BIASES])
+        rounded = _aligned([part.to(self.dtype) for name, part in flat.items() if name in PRODUCT_BIASES])
+        self._exact = exact.shape[1]
+        return torch.cat([exact, rounded.view(torch.float32)], dim=1)
+
+
+def _aligned(parts: list[Tensor]) -> Tensor:
+    """Side by side, (S, n), filled up to whole lines."""
+    row = torch.cat(parts, dim=1)
+    return F.pad(row, (0, -row.shape[1] % (2 * ALIGNED)))
 
 
 def euler_clock(steps: int, device: torch.device) -> Tensor:
