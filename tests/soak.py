@@ -13,6 +13,7 @@ import ctypes
 import gc
 import itertools
 import json
+import math
 import os
 import random
 import sys
@@ -124,6 +125,7 @@ def main() -> int:
     parser.add_argument("--size", choices=("small", "release"), default="small")
     parser.add_argument("--device")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end after that time, however many calls were made")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -141,11 +143,14 @@ def main() -> int:
                     raise
                 kind = "no sound"
             kinds[kind] = kinds.get(kind, 0) + 1
-            if number % max(1, arguments.count // 10) == 0:
+            over = time.perf_counter() - begin > arguments.seconds
+            if over or number % max(1, arguments.count // 10) == 0:
                 precisions.switch(usual)  # what the weights take depends on it
                 resident, device = memory(tts)
                 rows.append({"calls": number, "resident_mb": resident, "device_mb": device, "s": time.perf_counter() - begin})
                 print(f"{number:6} calls  {resident:9.1f} MB resident  {device:9.1f} MB on the GPU  {rows[-1]['s']:6.0f} s", flush=True)
+            if over:
+                break
     warm = rows[len(rows) * 3 // 10 :]  # the first three tenths warm up: caches, buffers, lazy imports
     growth = {}
     for name in ("resident_mb", "device_mb"):

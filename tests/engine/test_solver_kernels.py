@@ -61,11 +61,11 @@ def test_positions_turned_on_the_way(heads: int, width: int, slots: int, window:
     mask = torch.zeros(2, 1, 1, slots, device=DEVICE, dtype=dtype).masked_fill(~frames[:, None, None], -torch.inf)
     expected = oracle.attention(qkv, rotation, window, mask, None)
     real = frames[:, -window:]
-    found = fused.attention(qkv, rotation, window, None, spans)
-    assert_near(found[real], expected[real], dtype)
-    assert bool(torch.isfinite(found).all())  # padding goes on through norms and products
-    fused.turns_inside = False  # type: ignore[attr-defined]
-    assert_near(fused.attention(qkv, rotation, window, None, spans)[real], expected[real], dtype)
+    for inside in (True, False):
+        fused.turns_inside = inside  # type: ignore[attr-defined]
+        found = fused.attention(qkv, rotation, window, None, spans)
+        assert_near(found[real], expected[real], dtype)
+        assert bool(torch.isfinite(found).all())  # padding goes on through norms and products
 
 
 def test_without_spans_positions_are_turned_before() -> None:

@@ -188,9 +188,13 @@ def _advance(x, v, dt, held, guidance, frames, null, held_row, held_frame, width
 
 
 class FusedSolverOps(SolverOps):
-    """The same results from one kernel each. ``turns_inside``: queries and keys are turned by the attention that reads them."""
+    """The same results from one kernel each.
 
-    turns_inside = True
+    ``turns_inside``: queries and keys are turned by the attention that reads them. A solve then has 325 launches less and takes longer all
+    the same, 31.3 instead of 30.8 ms on an H200 with the best of five tilings, since every program turns the keys again.
+    """
+
+    turns_inside = False
 
     def enter(self, static: Tensor, x: Tensor, gain: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         """As in torch."""
