@@ -215,9 +215,7 @@ def _in_steps(tokens: int) -> int:
     return tokens - tokens % 20 or tokens
 
 
-def _mels(
-    corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int, voices: Voices | None
-) -> Tensor:
+def _mels(corpus: CodedCorpus, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], frames: int, voices: Voices | None) -> Tensor:
     return mel_of(corpus.waves(ids, offsets, frames * _HOP), *(voices or ()))
 
 
