@@ -118,7 +118,7 @@ lines(sizes, title="Keys and values of the release in 16 bits", x="positions", y
 # ## Conclude
 #
 # - Reading a voice is paid once for each clip. A service with a few voices never pays it again.
-# - The limit counts prompts, buffers and graphs together. In float32 the plain path needs 6.5 GB on the H200 and the accelerated one 6.9 GB: **speed is paid for in memory**, and 16 bits (5.6 GB) pay it back. The guide's "8 to 12 GB recommended" fits that.
+# - The limit counts prompts, buffers and graphs together. In float32 the plain path needs 6.3 GB on the H200 and the accelerated one 6.5 GB: **speed is paid for in memory**, and 16 bits (4.8 GB) pay it back. The guide's "8 to 12 GB recommended" fits that.
 # - Predicting is adding: used, plus the last call's peak above what stays. A longer text or more beams than ever before can still surprise it.
 #
 # **When it does not help:** a new voice for every call (only memory is spent), and a limit so tight that voices are read again and again. `CACHE_CHECK_INTERVAL` larger than 1 saves nothing that can be measured; it is there because the guide has it.
