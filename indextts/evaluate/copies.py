@@ -43,6 +43,18 @@ def copies(tts: IndexTTS2, sound: Sound, text: str, prompt: Sound, seed: int = 0
     return result
 
 
+def vocoded(tts: IndexTTS2, sound: Sound) -> Clip:
+    """``sound`` as a mel, which the vocoder makes sound again."""
+
+    def work(_: Any) -> torch.Tensor:
+        stages = tts._stages
+        with stages.running():
+            return stages.mel_to_wave(_mel(stages, sound))
+
+    wave: torch.Tensor = tts._worker.call(work)
+    return Clip(floats(wave.float().cpu().numpy()).clip(-1, 1), tts.sample_rate)
+
+
 def _mel(stages: Stages, sound: Sound) -> torch.Tensor:
     spect = stages.config.s2mel.preprocess_params
     wave, _ = speaker_waveforms(*sound)

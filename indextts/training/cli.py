@@ -144,6 +144,7 @@ def _stage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=float, default=1.0, help="factor on the batch size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rate")
+    parser.add_argument("--afresh", action="store_true", help="count the planned time from now, whatever earlier runs took")
     parser.add_argument("--no-replay", action="store_true", help="launch training steps kernel by kernel on CUDA too")
     parser.add_argument("--absolute-pitch", action="store_true", help="encoder and codec: how high a voice is, not only how it moves")
     parser.add_argument("--warmup", type=int, default=150, help="steps over which the learning rate rises")
@@ -270,6 +271,7 @@ def _settings(options: argparse.Namespace, device: torch.device) -> StageSetting
         save_every_s=options.save_every,
         warmup_steps=options.warmup,
         rate=options.rate,
+        afresh=options.afresh,
         replay=not options.no_replay,
         absolute_pitch=options.absolute_pitch,
     )

@@ -30,8 +30,8 @@ class StageSettings:
     """What a stage is told from outside.
 
     ``seconds``: how long this run may take from now on. ``plan_s``: how long the stage is planned to run in all its runs together; the
-    learning rate falls over that time, and resumed runs go on where the part says they stopped. ``steps`` above 0 replaces both: the run
-    has that many steps, however long they take.
+    learning rate falls over that time, and resumed runs go on where the part says they stopped, or with ``afresh`` count from now, so that
+    the rate rises again. ``steps`` above 0 replaces both: the run has that many steps, however long they take.
     """
 
     parts: Path
@@ -40,6 +40,7 @@ class StageSettings:
     seconds: float
     plan_s: float
     steps: int = 0
+    afresh: bool = False
     precision: str = "fp32"
     size: str = "small"
     batch: float = 1.0  # factor on every batch size
@@ -141,10 +142,11 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share of the planned training time that has passed, earlier runs included; at most 1."""
+        """Share of the planned training time that has passed, earlier runs included unless it is counted afresh; at most 1."""
         if self.settings.steps:
             return min(1.0, self.steps / self.settings.steps)
-        return min(1.0, (self._before + self.elapsed) / max(self.settings.plan_s, 1e-9))
+        before = 0.0 if self.settings.afresh else self._before
+        return min(1.0, (before + self.elapsed) / max(self.settings.plan_s, 1e-9))
 
     @property
     def running(self) -> bool:

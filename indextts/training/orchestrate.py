@@ -70,6 +70,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="give every run another one: other sentences are spoken")
     parser.add_argument("--plan", default="", help="planned training seconds, such as encoder=110,gpt=900,s2mel=900")
     parser.add_argument("--batch", type=float, default=1.0)
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
+    parser.add_argument("--afresh", action="store_true", help="count the planned times from now, whatever the resumed runs took")
     parser.add_argument("--device")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="for all stages (default: each one's own)")
     parser.add_argument(
@@ -176,7 +178,8 @@ class Conductor:
             name, "--parts", str(self.parts), "--shards", str(self.shards), "--coded", str(self.work / "coded"), "--logs", str(self.logs),
             "--seconds", f"{seconds:.1f}", "--until", f"{end:.1f}", "--plan", f"{plan:.1f}", "--size", options.size,
             "--batch", str(options.batch), "--seed", str(options.seed), "--precision", options.precision or _PRECISION.get(name, "fp32"),
-            "--save-every", str(min(60.0, self.limit / 8)), "--wait", f"{self.limit:.0f}",
+            "--save-every", str(min(60.0, self.limit / 8)), "--wait", f"{self.limit:.0f}", "--rate", str(options.rate),
+            *(["--afresh"] if options.afresh else []),
             *(["--device", options.device] if options.device else []), *(["--absolute-pitch"] if options.absolute_pitch else []),
         ]  # fmt: skip
 

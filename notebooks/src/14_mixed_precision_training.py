@@ -6,8 +6,15 @@
 # This lesson trains a miniature of the voice's language model on a made-up language, in seconds, with the code of the real recipe (`indextts.training`).
 
 # %%
-from widgets.lessons import bars, lines, predict, recorded
-from widgets.lessons.mixed_training import gradient_sizes, lost_percent, scale_history, train
+from indextts import IndexTTS2
+from widgets.lessons import bars, lines, note, predict, recorded
+from widgets.lessons.mixed_training import (
+    gradient_sizes,
+    lost_percent,
+    scale_history,
+    train,
+    vocoder_buzz,
+)
 
 # %% [markdown]
 # ## Predict
@@ -137,10 +144,33 @@ lines(
 )
 
 # %% [markdown]
+# ## When the loss is fine and the sound is not
+#
+# The vocoder's error above fell smoothly, and the first voice buzzed all the same. A vocoder can get every spectrum nearly right with a wave that is the same in each frame, 86 times a second. Its discriminators are there to hear that, and they could not: they had 12 channels, and looked at spectrograms whose steps were the frames themselves. With 32 channels and other steps the buzz was gone after two minutes:
+
+# %%
+judges = recorded("vocoder_judges")
+bars(
+    {"buzz": {row["after"]: row["buzz"] for row in judges.rows}},
+    title="From 2 to 5 kHz: how alike a frame and the next one are",
+    unit="correlation",
+)
+
+# %%
+engine = IndexTTS2()
+spoken, sung = vocoder_buzz(engine)
+engine.close()
+note(
+    f"The default voice's clip: **{spoken:.2f}**. "
+    f"Its mel, made to sound by the vocoder that is installed here: **{sung:.2f}**."
+)
+
+# %% [markdown]
 # ## Conclude
 #
 # - **bf16 trains like float32** as long as weights and optimiser stay in float32: its range is the same, and the noise of its rounding is smaller than that of the batches.
 # - **fp16 needs a loss scale**, or small gradients vanish without a word.
+# - **An adversarial loss is worth what its discriminators can hear**, and does not say what that is: those that heard nothing and those that hear everything both ended at 3.5 (4 is chance), the former facing a bad vocoder and the latter a better one. Listen, and measure what is heard.
 # - The optimisation guide's chapter "Mixed Precision Training" is about inference. There is no loss there and no gradient, and that is why 16-bit *weights* are fine in inference.
 #
 # **When it does not help:** tiny models like this miniature, which are bound by starting operations; CPUs without 16-bit products; and losses that are differences of large numbers, which belong in float32 anyway.
@@ -173,3 +203,4 @@ assert lost_percent(sizes, 1, 10000) > lost_percent(sizes, 2.0**14, 10000), (
     "scaling the loss must save gradients"
 )
 assert history[12] < history[11] and float(weight["bf16"]) == 1.0
+assert abs(spoken) < 0.2, "speech is not the same in every frame"

@@ -14,7 +14,7 @@ import soundfile
 from indextts import IndexTTS2, cli
 from indextts.bench import made_up_clip
 from indextts.evaluate import likeness, render, run, sections, sources, texts
-from indextts.evaluate.copies import copies
+from indextts.evaluate.copies import copies, vocoded
 from indextts.evaluate.render import Clones
 from indextts.evaluate.run import SECTIONS, Amounts, evaluate
 from indextts.evaluate.sources import Voice, find_voices, trained_on
@@ -134,6 +134,8 @@ def test_copies_last_as_long_as_their_source(tts: IndexTTS2) -> None:
     for name, clip in made.items():
         assert len(clip.samples) / clip.rate == pytest.approx(1.5, abs=0.06), name
         assert np.abs(clip.samples).max() <= 1
+    again = vocoded(tts, (samples.astype(np.float32), rate))
+    assert np.array_equal(again.samples, made["mel + vocoder"].samples)
 
 
 def test_texts_are_fixed_plain_and_distinct() -> None:

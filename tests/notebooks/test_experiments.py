@@ -237,6 +237,11 @@ class TestTraining:
         curve = mixed_training.train("bf16", steps=25)
         assert curve.losses[-1] < curve.losses[0]
 
+    def test_buzz_of_a_clip_and_of_a_vocoder(self, tts):
+        spoken, made = mixed_training.vocoder_buzz(tts)
+        assert -1 <= spoken <= 1
+        assert -1 <= made <= 1
+
 
 def test_floor_is_bytes_over_bandwidth():
     assert hardware.decode_floor_ms(4.26e12) == pytest.approx(0.2266, abs=1e-3)

@@ -40,6 +40,13 @@ def test_a_run_of_the_vocoder_alone_neither_codes_nor_waits(tmp_path: Path) -> N
     assert jobs["vocoder"].after == ()
 
 
+def test_rates_can_rise_again_on_another_day(tmp_path: Path) -> None:
+    for job in conductor(tmp_path, "--stages", "vocoder", "s2mel", "--afresh", "--rate", "0.4").jobs[1:]:
+        assert "--afresh" in job.arguments
+        assert option(job, "--rate") == "0.4"
+    assert not any("--afresh" in job.arguments for job in conductor(tmp_path).jobs)
+
+
 def test_runs_that_share_their_speech_keep_it_and_its_codes(tmp_path: Path) -> None:
     shard, code = tmp_path / "speech/0000.npz", tmp_path / "work/coded/0000.npz"
     for path in (shard, code):

@@ -6,6 +6,7 @@ If this fails, nobody can remake the bundled voice.
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from indextts.training.corpus import Corpus
 from indextts.training.encoder import train_encoder
 from indextts.training.export import export_release
 from indextts.training.language_model import train_gpt
-from indextts.training.loop import StageSettings
+from indextts.training.loop import StageSettings, Trainer
 from indextts.training.make_data import STOP_FILE
-from indextts.training.parts import load_part
+from indextts.training.parts import load_part, save_part, state_of
 from indextts.training.samples import render_samples
 from indextts.training.speaker import train_speaker
 from indextts.training.vocoder import train_vocoder
@@ -91,6 +92,17 @@ def test_a_stage_goes_on_where_it_stopped(folder: Path) -> None:
     train_gpt(coded, settings(folder, 10))
     assert load_part(folder / "parts", "gpt")[1]["steps"] > before
     assert column(folder, "gpt", "codes")[len(curve)] < 0.97 * curve[0]
+
+
+def test_planned_time_goes_on_or_is_counted_afresh(tmp_path: Path) -> None:
+    plain = dataclasses.replace(settings(tmp_path, 0), plan_s=1000.0)
+    save_part(plain.parts, "extra", state_of({"extra": torch.nn.Linear(2, 2)}), steps=7, seconds=500.0)
+    for afresh, passed in ((False, 0.5), (True, 0.0)):
+        trainer = Trainer("extra", {"extra": torch.nn.Linear(2, 2)}, dataclasses.replace(plain, afresh=afresh), peak=1.0)
+        assert trainer.resumed
+        assert trainer.progress == pytest.approx(passed, abs=0.01)
+        trainer.save()
+        assert load_part(plain.parts, "extra")[1]["seconds"] >= 500, "what a part took in all is told either way"
 
 
 def test_latents_enter_only_when_asked_for(folder: Path, tmp_path: Path) -> None:
