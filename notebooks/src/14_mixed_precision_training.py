@@ -6,8 +6,7 @@
 # This lesson trains a miniature of the voice's language model on a made-up language, in seconds, with the code of the real recipe (`indextts.training`).
 
 # %%
-from indextts import IndexTTS2
-from widgets.lessons import bars, lines, note, predict, recorded
+from widgets.lessons import bars, lines, note, open_engine, predict, recorded
 from widgets.lessons.mixed_training import (
     gradient_sizes,
     lost_percent,
@@ -157,9 +156,8 @@ bars(
 )
 
 # %%
-engine = IndexTTS2()
-spoken, sung = vocoder_buzz(engine)
-engine.close()
+with open_engine() as tts:
+    spoken, sung = vocoder_buzz(tts)
 note(
     f"The default voice's clip: **{spoken:.2f}**. "
     f"Its mel, made to sound by the vocoder that is installed here: **{sung:.2f}**."
