@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BEAMS = (1, 3)
 STEPS = (25, 15, 10, 8, 6)
+GUIDANCE = (0.4, 0.7)
 
 
 def setting_rows(clones: Clones, voices: Sequence[Voice], sentences: Sequence[str], tick: Tick) -> list[Row]:
@@ -25,7 +26,7 @@ def setting_rows(clones: Clones, voices: Sequence[Voice], sentences: Sequence[st
         *((f"{beams} beam{'s' * (beams > 1)}", {"num_beams": beams}) for beams in BEAMS),
         *((f"{steps} steps", {"diffusion_steps": steps}) for steps in STEPS),
         ("no guidance", {"inference_cfg_rate": 0.0}),
-        ("guidance 0.7", {"inference_cfg_rate": 0.7}),
+        *((f"guidance {rate}", {"inference_cfg_rate": rate}) for rate in GUIDANCE),
     ]
     for name, arguments in variants:
         rows.append({"setting": name, "precision": tts.precision} | _measured(clones, voices, sentences, arguments))
