@@ -94,7 +94,7 @@ per_code = {
 }
 bars(
     {"one H200": per_code},
-    title="From 17 ms to 0.6 ms for a code, 3 beams, release size",
+    title="From 12 ms to 0.6 ms for a code, 3 beams, release size",
     unit="ms",
     height=420,
 )
@@ -108,12 +108,12 @@ step_record
 # %% [markdown]
 # ## Conclude
 #
-# - In eager mode the H200 takes 10 to 17 ms for a code whose weights it could read in 0.23 ms. Half precision changes nothing there (lesson 03).
+# - In eager mode the H200 takes 9 to 17 ms for a code (its host decides) whose weights it could read in 0.23 ms. Half precision changes nothing there (lesson 03).
 # - After launches, what is left is what happens between kernels. One kernel for all layers took 2.9 to 3.4 times less than five a layer.
 # - Recording the **decode step** is what counts. From the plain path to the accelerated one in bf16 the stage became 4.5x as fast by it (9.9 ms to 2.2 ms a code).
 # - **The guide's claim** of 1.1 to 1.3x is about graphs of the vocoder. On the H200 the vocoder takes 0.07 s of 1.79 s: if it were free, the call would be 1.04x as fast. The guide is right that its graphs bring little, and the reason it gives, the solver, is not an obstacle: Euler steps can be recorded one by one.
 #
-# **When it does not help:** large batches and long sequences, whose kernels outlast their launches; lengths that never repeat, since each shape needs a recording of its own (the engine rounds lengths up to a few sizes); one-off calls, which pay for the recording. And graphs hold memory: on the H200 the peak in float32 rises from 6.5 to 6.9 GB.
+# **When it does not help:** large batches and long sequences, whose kernels outlast their launches; lengths that never repeat, since each shape needs a recording of its own (the engine rounds lengths up to a few sizes); one-off calls, which pay for the recording. And graphs hold memory: on the H200 the peak in float32 rises from 6.3 to 6.5 GB.
 #
 # ## Exercises
 #
