@@ -49,6 +49,7 @@ class GPT(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
+        self.text_embedding, self.text_head = nn.Identity(), nn.Identity()  # which an engine may leave where they are
         self.recorder: Recorder
 
     def speaker_latents(self, features: Tensor) -> Tensor:
