@@ -41,8 +41,7 @@ class GraphedCall:
     """``function(*inputs)`` replayed from a graph per shapes of the inputs; the least recently used of ``most`` graphs is dropped.
 
     The function returns a tensor or a tuple of tensors. Graphs take turns, so the inputs of all lie in the same memory, as far as it is
-    large enough. ``pool``: of :func:`torch.cuda.graph_pool_handle`, for graphs that take turns in
-    the same memory and never run side by side.
+    large enough. ``pool``: of :func:`torch.cuda.graph_pool_handle`, for graphs that take turns in the same memory.
     """
 
     def __init__(self, function: Callable[..., Any], warmup_steps: int = 3, most: int = 16, pool: Any = None) -> None:

@@ -1,8 +1,7 @@
 """The switches of the stages: each says how a network is run, takes effect on a loaded engine, and drops what was captured before.
 
 What a switch needs is derived anew from the float32 weights as they were loaded, so that changes never compound, and what it replaces is
-free at once. Where those weights are meanwhile: the GPT's on the CPU, always; of the vocoder and the solver what 16-bit copies stand for on
-the CPU while they do (:mod:`indextts.engine.originals`); everything else on the device.
+free at once. The GPT's wait on the CPU, and so do those of which 16-bit copies are what runs (:mod:`indextts.engine.originals`).
 """
 
 from __future__ import annotations
@@ -208,9 +207,8 @@ class StageSwitches:
     @property
     def buffer_memory_mb(self) -> float:
         """Megabytes that :meth:`clear_buffers` gives back: graph pools, KV buffers, tables. Prepared weights are not among them."""
-        decoder, solver = self.decoder, self.solver
-        holders = (decoder, solver and solver.graphs, self.graphs, self.reference)
-        held = sum(holder.memory_mb for holder in holders if holder is not None)
+        solver = self.solver
+        held = sum(each.memory_mb for each in (self.decoder, solver and solver.graphs, self.graphs, self.reference) if each is not None)
         return held + (solver.step.times.memory_bytes / MB if solver is not None else 0.0)
 
     def clear_buffers(self) -> None:

@@ -21,8 +21,8 @@ Judgement = tuple[Tensor, list[Tensor]]  # score map, features of every layer
 class Discriminators(nn.Module):
     """All judges; ``width`` is the first layer's channels (32 in the papers).
 
-    They have to be stronger than the vocoder: judges of 12 channels were at chance (their loss 3.5 of 4) while what they heard was a buzz
-    that repeated with every frame.
+    They have to be stronger than the vocoder: judges of 12 channels ended near chance (their loss 3.5, where 4 is chance) before
+    a vocoder whose buzz repeated with every frame.
     """
 
     def __init__(self, width: int = 32) -> None:
