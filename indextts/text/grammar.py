@@ -8,13 +8,13 @@ Both work offline, are imported on first use, and may raise on texts that their 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from indextts.text.grammar_wetext import WetextGrammar
+from indextts.utils.cache_folder import user_cache
 
 Grammar = Callable[[str, str], str]
 
@@ -69,7 +69,7 @@ class WeTextProcessingGrammar:
                 from importlib.metadata import version
 
                 # One folder per version: the package reuses whatever compiled rules it finds, whatever they were made with.
-                cache = Path(self._cache_dir or _user_cache()) / f"wetextprocessing-{version('WeTextProcessing')}"
+                cache = Path(self._cache_dir or user_cache()) / f"wetextprocessing-{version('WeTextProcessing')}"
                 cache.mkdir(parents=True, exist_ok=True)
                 self._normalizers = {
                     "zh": import_module("tn.chinese.normalizer").Normalizer(
@@ -82,7 +82,3 @@ class WeTextProcessingGrammar:
     def __call__(self, text: str, language: str) -> str:
         """Spoken form of ``text``."""
         return self.load()[language].normalize(text)
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "indextts"

@@ -35,8 +35,10 @@ logger = logging.getLogger(__name__)
 _BATCH_FRAMES = 22_000
 _ALTERED = 0.85  # share of rows in a voice that nobody has
 _STRANGE = 0.3  # share of rows with another speaker's style vector
-# Of these: the largest logarithms of factors on all frequencies and on the formants', and how much and how finely the spectrum is reshaped.
+# Of these: the largest logarithms of factors on all frequencies and on the formants', and how much and how finely the spectrum is reshaped;
 _WARP, _FORMANTS, _COLOUR_DB, _RIPPLES = 0.15, 0.15, 4.5, 10
+# how differently one voice's formants are moved, and how much further or less far formants and harmonics may stand out.
+_BENT, _BENDS, _RELIEF, _DEPTH = 0.06, 4, 0.25, (-0.35, 0.15)
 _DROP = 0.15  # share of rows without conditions
 _HOP = 256
 _MEL_RATE = SAMPLE_RATE / _HOP
@@ -224,24 +226,37 @@ class Voices(NamedTuple):
 
     warps: Tensor  # (B,)
     gains: Tensor  # (B, 513)
-    formants: Tensor  # (B,)
+    formants: Tensor  # (B, 513)
+    relief: Tensor  # (B,)
+    depth: Tensor  # (B,)
 
 
 def draw_voices(rows: int, device: torch.device) -> Voices:
     """Voices that nobody has, for most of the rows.
 
-    The style vector stays that of the voice as it was, so that what is to be copied exactly has to be read from the prompt: a voice
-    that was never trained on has a style vector which is only nearly right.
+    Each formant moves by itself, since mouths do not only differ in size. The style vector stays that of the voice as it was, so that
+    what is to be copied exactly has to be read from the prompt: a voice that was never trained on has a style vector which is only nearly
+    right.
     """
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(rows, device=device)
+
+    def curves(spread: float, count: int) -> Tensor:
+        """Smooth random functions (B, 513) of the place on the mel scale."""
+        order = torch.arange(1, count + 1, device=device)
+        return (torch.randn(rows, count, device=device) * spread / order.sqrt()) @ (math.pi * order[:, None] * place).cos()
+
     altered = torch.rand(rows, device=device) < _ALTERED
-    warps, formants = (((2 * torch.rand(rows, device=device) - 1) * most).exp() for most in (_WARP, _FORMANTS))
     bins = SpectConfig().n_fft // 2 + 1
-    order = torch.arange(1, _RIPPLES + 1, device=device)
-    mel_place = torch.log1p(torch.arange(bins, device=device) * SAMPLE_RATE / SpectConfig().n_fft / 700)
-    ripples = (math.pi * order[:, None] * mel_place / mel_place[-1]).cos()
-    decibels = (torch.randn(rows, _RIPPLES, device=device) * _COLOUR_DB / order.sqrt()) @ ripples
-    gains = torch.where(altered[:, None], 10 ** (decibels / 20), 1.0)
-    return Voices(torch.where(altered, warps, 1.0), gains, torch.where(altered, formants, 1.0))
+    place = torch.log1p(torch.arange(bins, device=device) * SAMPLE_RATE / SpectConfig().n_fft / 700)
+    place = place / place[-1]
+    warps = uniform(-_WARP, _WARP).exp()
+    gains = 10 ** (curves(_COLOUR_DB, _RIPPLES) / 20)
+    formants = (uniform(-_FORMANTS, _FORMANTS)[:, None] + curves(_BENT, _BENDS)).exp()
+    relief, depth = uniform(-_RELIEF, _RELIEF).exp(), uniform(*_DEPTH).exp()
+    drawn = (warps, gains, formants, relief, depth)
+    return Voices(*(torch.where(altered if values.dim() == 1 else altered[:, None], values, 1.0) for values in drawn))
 
 
 def estranged(style: Tensor) -> Tensor:

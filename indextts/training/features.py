@@ -18,6 +18,7 @@ from indextts.training.corpus import SAMPLE_RATE, TOKEN_SAMPLES
 PITCH_BINS = 12  # 0: unvoiced; the others span an octave and a half around the piece's median, or all voices
 _ABSOLUTE_CENTRE_HZ, _ABSOLUTE_STEP, _RELATIVE_STEP = 150.0, 2.8, 1.6  # steps in semitones
 _LOWEST_HZ, _HIGHEST_HZ = 65.0, 420.0
+_TILT_TERMS = 3  # of these: loudness, tilt and the widest bow, which are not formants
 _ENVELOPE_TERMS = 40  # 1.8 ms: finer than formants, coarser than the harmonics of a high voice
 
 
@@ -65,17 +66,25 @@ def style_inputs(waves_16k: Tensor) -> Tensor:
     return fbank - fbank.mean(dim=1, keepdim=True)
 
 
-def mel_of(waves: Tensor, warps: Tensor | None = None, gains: Tensor | None = None, formants: Tensor | None = None) -> Tensor:
+def mel_of(
+    waves: Tensor,
+    warps: Tensor | None = None,
+    gains: Tensor | None = None,
+    formants: Tensor | None = None,
+    relief: Tensor | None = None,
+    depth: Tensor | None = None,
+) -> Tensor:
     """Log-mel (B, 80, n // 256) of waves (B, n) at 22 050 Hz.
 
-    ``warps`` (B,): factors on all frequencies, as of a smaller head with a higher voice; ``formants`` (B,): factors on the frequencies of
-    the spectrum's envelope alone, the pitch stays; ``gains`` (B, 513): factors on the magnitude of each frequency, thereafter.
+    ``warps`` (B,): factors on all frequencies, as of a smaller head with a higher voice; ``formants`` (B,) or (B, 513): factors on the
+    frequencies of the spectrum's envelope alone, the pitch stays; ``relief`` (B,): on how far its formants stand out, in decibels;
+    ``depth`` (B,): on how far harmonics stand out of it; ``gains`` (B, 513): on the magnitude of each frequency, thereafter.
     """
     magnitude = magnitudes(waves, SpectConfig())
     if warps is not None:
         magnitude = _warped(magnitude, warps)
-    if formants is not None:
-        magnitude = _reshaped(magnitude, formants)
+    if formants is not None or relief is not None or depth is not None:
+        magnitude = _reshaped(magnitude, formants, relief, depth)
     if gains is not None:
         magnitude = magnitude * gains[..., None]
     return log_mel(magnitude, SpectConfig(), SAMPLE_RATE)
@@ -87,21 +96,30 @@ def _warped(magnitude: Tensor, warps: Tensor) -> Tensor:
     return torch.where(inside, mixed, MAGNITUDE_EPSILON**0.5)
 
 
-def _reshaped(magnitude: Tensor, factors: Tensor) -> Tensor:
-    """Magnitudes (B, K, F) whose envelope, the slow part of the log spectrum (its first cepstral coefficients), is stretched."""
+def _reshaped(magnitude: Tensor, formants: Tensor | None, relief: Tensor | None, depth: Tensor | None) -> Tensor:
+    """Magnitudes (B, K, F) whose envelope, the slow part of the log spectrum (its first cepstral coefficients), is another."""
     logarithm = magnitude.log()
     cepstrum = torch.fft.irfft(logarithm, dim=1)
     quefrency = torch.arange(cepstrum.shape[1], device=magnitude.device)
-    slow = (torch.minimum(quefrency, cepstrum.shape[1] - quefrency) < _ENVELOPE_TERMS)[:, None]
-    envelope = torch.fft.rfft(cepstrum * slow, dim=1).real
-    moved, _ = _moved(envelope, factors)
-    return (logarithm + moved - envelope).exp()
+    quefrency = torch.minimum(quefrency, cepstrum.shape[1] - quefrency)[:, None]
+    slow = cepstrum * (quefrency < _ENVELOPE_TERMS)
+    envelope = torch.fft.rfft(slow, dim=1).real
+    fine = logarithm - envelope
+    if relief is not None:
+        standing = (quefrency >= _TILT_TERMS).float()
+        envelope = torch.fft.rfft(slow * (1 + (relief[:, None, None] - 1) * standing), dim=1).real
+    if formants is not None:
+        envelope, _ = _moved(envelope, formants)
+    return (envelope + (fine if depth is None else fine * depth[:, None, None])).exp()
 
 
 def _moved(values: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (B, K, F) by frequency, each at ``factors`` times its frequency, and where (B, K, 1) there was one; beyond it the last one."""
+    """Values (B, K, F) by frequency, each from a frequency ``factors`` (B,) or (B, K) times lower, and where (B, K, 1) that existed.
+
+    Beyond it the last one is repeated.
+    """
     bins = values.shape[1]
-    source = torch.arange(bins, device=values.device) / factors[:, None]
+    source = torch.arange(bins, device=values.device) / (factors if factors.dim() == 2 else factors[:, None])
     below = source.floor().clamp(max=bins - 1)
     share = (source - below)[..., None].clamp(max=1)
     lower, upper = (at.long().clamp(max=bins - 1)[..., None].expand(-1, -1, values.shape[2]) for at in (below, below + 1))

@@ -57,20 +57,37 @@ def test_formants_move_and_the_pitch_stays() -> None:
     assert torch.equal(moved[low].diff().sign(), before[low].diff().sign())
 
 
+def test_formants_stand_out_more_and_harmonics_less() -> None:
+    wave = vowel(180.0, 1500.0)[None]
+    plain, sharp, dull, smooth = (
+        mel_of(wave, **given)[0, :, 8:-8].mean(1)
+        for given in ({}, {"relief": torch.tensor([1.3])}, {"relief": torch.tensor([0.7])}, {"depth": torch.tensor([0.3])})
+    )
+    assert sharp.std() > 1.05 * plain.std() > 1.1 * dull.std()
+    low = slice(2, 14)  # bands narrow enough for single harmonics
+    assert smooth[low].diff().abs().mean() < 0.6 * plain[low].diff().abs().mean()
+    assert torch.allclose(mel_of(wave, relief=torch.ones(1), depth=torch.ones(1)), mel_of(wave), atol=1e-3)
+
+
 def test_most_rows_have_a_voice_that_nobody_has() -> None:
     torch.manual_seed(0)
-    warps, gains, formants = draw_voices(2000, torch.device("cpu"))
+    warps, gains, formants, relief, depth = draw_voices(2000, torch.device("cpu"))
     kept = warps == 1
     assert 0.1 < kept.float().mean() < 0.2
-    for factors in (warps, formants):
+    for factors, most in ((warps, 0.15), (relief, 0.25), (depth, 0.35)):
         assert torch.equal(factors == 1, kept)
-        assert factors.log().abs().max() <= 0.15 + 1e-6
+        assert factors.log().abs().max() <= most + 1e-6
         assert factors.min() < 0.9
         assert factors.max() > 1.1
     assert torch.equal((gains == 1).all(dim=1), kept)
     altered = 20 * gains[~kept].log10()
     assert 4.0 < altered.square().mean().sqrt() < 7.0  # decibels
     assert (altered[:, 1:] - altered[:, :-1]).abs().max() < 5.0  # smooth
+    assert torch.equal((formants == 1).all(dim=1), kept)
+    bent = formants[~kept].log()
+    assert bent.mean(dim=1).std() > 0.08  # a larger or smaller mouth
+    assert 0.03 < bent.std(dim=1).mean() < 0.1  # of another shape
+    assert ((torch.arange(513) / formants).diff(dim=1) > 0).all()  # what was higher stays higher
 
 
 def test_some_style_vectors_change_places() -> None:

@@ -1,4 +1,7 @@
-"""Kernels written in CUDA C++, compiled on first use by CUDA's run-time compiler, which comes with torch for CUDA."""
+"""Kernels written in CUDA C++, compiled on first use by CUDA's run-time compiler, which comes with torch for CUDA.
+
+Compiled once a machine: :mod:`.code_store` keeps the machine code.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from importlib.resources import files
 from typing import Any
 
 import torch
+
+from indextts.engine.kernels import code_store
 
 Pairs = tuple[tuple[str, int], ...]  # names and values that a source is compiled with, sorted
 
@@ -21,9 +26,16 @@ def compiled(file: str, architecture: str, defines: Pairs) -> bytes:
     """Machine code of a source for an architecture such as ``sm_90``. Errors: ``RuntimeError`` with the compiler's words."""
     from cuda.bindings import nvrtc
 
-    program = checked(nvrtc, nvrtc.nvrtcCreateProgram(source(file).encode(), file.encode(), 0, [], []))
-    given = [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-D{name}={value}" for name, value in defines)]
-    options = [option.encode() for option in given]
+    text = source(file)
+    options = [f"--gpu-architecture={architecture}", "--std=c++17", *(f"-D{name}={value}" for name, value in defines)]
+    version = "{}.{}".format(*checked(nvrtc, nvrtc.nvrtcVersion()))
+    return code_store.remembered([file, text, version, *options], lambda: _compile(file, text, [option.encode() for option in options]))
+
+
+def _compile(file: str, text: str, options: list[bytes]) -> bytes:
+    from cuda.bindings import nvrtc
+
+    program = checked(nvrtc, nvrtc.nvrtcCreateProgram(text.encode(), file.encode(), 0, [], []))
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         log = bytearray(checked(nvrtc, nvrtc.nvrtcGetProgramLogSize(program)))
