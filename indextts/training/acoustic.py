@@ -91,7 +91,8 @@ def train_s2mel(
         corpus.refresh(2)
         if gpt is None and latents_from is not None and latents_from.exists():
             gpt = load_gpt_part(settings)[0]
-            trainer.least = _LATENT_RATE
+            if not bool(s2mel.gpt_layer[-1].weight.any()):
+                trainer.least = _LATENT_RATE
             logger.info("s2mel: GPT latents from step %d on", trainer.steps)
         draw = _whole_utterances if gpt is not None else _pieces
         ids, before, offsets, prompt_offsets, n, p = draw(corpus, settings.batch, prompts)
