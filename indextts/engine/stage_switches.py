@@ -28,7 +28,7 @@ from indextts.engine.quantise import quantise
 from indextts.engine.reference_graphs import ReferencePass
 from indextts.engine.solver import FastSolver
 from indextts.engine.solver_ops import SolverOps
-from indextts.engine.vocoder import VocoderRunner, channels_last_pays, convolutions
+from indextts.engine.vocoder import VocoderRunner, channels_last_pays, convolutions, fused_activation
 
 if TYPE_CHECKING:
     from indextts.config import IndexTTSConfig
@@ -102,6 +102,8 @@ class StageSwitches:
         if on:
             self.decoder = self._new_decoder()
         self._renew_reference()
+        if self.device.type == "cpu":
+            self._renew_voice()
 
     def set_fusion(self, fusion: Fusion) -> None:
         """Choose the stages that run on fused kernels."""
@@ -320,16 +322,13 @@ class StageSwitches:
 
     def _renew_voice(self) -> None:
         self.voice.clear()
-        dtype, fused = vocoder_dtype(self.precision, self.device), None
-        if self.fusion.usable("vocoder", self.device, dtype):
-            from indextts.engine.kernels import snake
-
-            fused = snake.activate
-        originals = self._voice_originals
+        dtype, originals = vocoder_dtype(self.precision, self.device), self._voice_originals
         originals.settle(away=self._spares_memory and dtype != torch.float32)
         self.voice = VocoderRunner(
-            self.vocoder, self.device, dtype, fused=fused, channels_last=self._wants_channels_last, before_float32=originals.bring_back
-        )
+            self.vocoder, self.device, dtype, fused=fused_activation(self.fusion, self.device, dtype),
+            channels_last=self._wants_channels_last, before_float32=originals.bring_back,
+            on_host=self.use_accel and self.fusion.vocoder is not False,
+        )  # fmt: skip
         if self._voice_graphs:
             try:
                 with self.running():

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from indextts.engine.fusion import Fusion
 from indextts.engine.graphs import GraphedCall
+from indextts.engine.host_vocoder import HostVocoder
 from indextts.models.bigvgan import Activation, AMPBlock, BigVGAN, zero_beyond
 from indextts.utils.gpu_config import GPUConfig
 
@@ -27,6 +29,15 @@ Activate = Callable[[Tensor, Activation, Tensor | None, torch.dtype], Tensor]
 def activate(x: Tensor, activation: Activation, lengths: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Anti-aliased activation of ``x`` (B, C, T) in float32, zero beyond ``lengths`` (B,), as ``dtype``; what a fused kernel must equal."""
     return zero_beyond(activation(x.float(), lengths), lengths).to(dtype)
+
+
+def fused_activation(fusion: Fusion, device: torch.device, dtype: torch.dtype) -> Activate | None:
+    """The kernel in place of :func:`activate` where one is wanted and right."""
+    if not fusion.usable("vocoder", device, dtype):
+        return None
+    from indextts.engine.kernels import snake
+
+    return snake.activate
 
 
 def channels_last_pays(device: torch.device, dtype: torch.dtype) -> bool:
@@ -47,7 +58,8 @@ class VocoderRunner:
 
     ``fused``: a kernel in place of :func:`activate`. ``channels_last``: convolutions over (B, T, C) in memory, which tensor cores prefer.
     In 16 bits the weights of the vocoder's :func:`convolutions` may be elsewhere than on ``device``, and ``before_float32`` is called
-    before it is to run on them after all. A vocoder of another kind than BigVGAN is called as it is.
+    before it is to run on them after all. ``on_host``: as :class:`HostVocoder`, if all is in float32 on the CPU in the usual memory order.
+    A vocoder of another kind than BigVGAN is called as it is.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class VocoderRunner:
         fused: Activate | None = None,
         channels_last: bool = False,
         before_float32: Callable[[], None] | None = None,
+        on_host: bool = False,
     ) -> None:
         self.vocoder, self.device = vocoder, device
         self._before_float32 = before_float32 or (lambda: None)
@@ -69,6 +82,8 @@ class VocoderRunner:
         self._network: Callable[..., Tensor] = vocoder
         if isinstance(vocoder, BigVGAN) and (dtype != torch.float32 or fused is not None or channels_last):
             self._network = _Prepared(vocoder, device, dtype, fused or activate, channels_last)
+        elif isinstance(vocoder, BigVGAN) and on_host and device.type == "cpu" and torch.backends.mkldnn.is_available():
+            self._network = HostVocoder(vocoder)
 
     def __call__(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Waveform (B, 1, hop F) float32 in [-1, 1]; with ``lengths`` (B,), in frames, each sample as it is alone, zero beyond its end."""
@@ -82,6 +97,11 @@ class VocoderRunner:
                 self.graphs.function = self._network
             wave = self._run(mel, lengths)
         return wave
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it runs as a :class:`HostVocoder`."""
+        return isinstance(self._network, HostVocoder)
 
     # -------------------------------------------------------------------------------------------------------------- graphs
 
