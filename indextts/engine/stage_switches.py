@@ -21,7 +21,7 @@ from indextts.engine.decode import PLAIN_SEARCHES, Feed, StaticDecoder, feed
 from indextts.engine.deepspeed import with_deepspeed
 from indextts.engine.flow_weights import FlowWeights
 from indextts.engine.fusion import Fusion
-from indextts.engine.host_feed import feed_on_host
+from indextts.engine.host_feed import HostFeed
 from indextts.engine.originals import Originals
 from indextts.engine.precision import copy_to, dtype_of, inputs_inside, matmul_mode, vocoder_dtype
 from indextts.engine.quantise import quantise
@@ -369,7 +369,7 @@ class StageSwitches:
         return StaticDecoder(
             self.gpt, self.device, self.dtype,
             use_graphs=self._captures, warmup_steps=self._warmup_steps, run=self._decoder_feed(), searches=searches,
-            stack=feed_on_host if self.device.type == "cpu" else feed,
+            stack=HostFeed() if self.device.type == "cpu" else feed,
         )  # fmt: skip
 
     def _decoder_feed(self) -> Feed | None:
