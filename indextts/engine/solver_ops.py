@@ -23,7 +23,7 @@ class SolverOps:
 
     def norm(self, h: Tensor, gain: Tensor, offset: Tensor | None) -> Tensor:
         """Adaptive root-mean-square norm of ``h`` (R, S, C); the offset is left out where the next product adds it."""
-        n = F.rms_norm(h.float(), h.shape[-1:], gain, self.norm_eps)
+        n = rms_norm(h.float(), gain, self.norm_eps)
         return (n if offset is None else n + offset).to(self.dtype)
 
     def add_norm(self, h: Tensor, y: Tensor, gain: Tensor, offset: Tensor | None, copy: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -83,6 +83,14 @@ class SolverOps:
     def advance(self, x: Tensor, v: Tensor, dt: Tensor, held: Tensor, guidance: Tensor | None) -> None:
         """Move the state ``x`` (B, W, mel) by ``dt`` along ``v``, with ``guidance`` that of two branches; zero where ``held``."""
         x.add_((v if guidance is None else combine(v, guidance)) * dt).masked_fill_(held, 0)
+
+
+def rms_norm(h: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """``F.rms_norm`` over the channels, which on a CPU reads and writes ``h`` twice as often as this."""
+    if h.device.type != "cpu":
+        return F.rms_norm(h, h.shape[-1:], gain, eps)
+    mean = torch.linalg.vector_norm(h, dim=-1, keepdim=True).square_().div_(h.shape[-1])
+    return (h * mean.add_(eps).rsqrt_()).mul_(gain)
 
 
 def combine(branches: Tensor, guidance: Tensor) -> Tensor:

@@ -84,11 +84,12 @@ class SolverStep:
         h, n = self.ops.add_norm(h[:, -queries:], self._product(y.flatten(2), block.wo), time.gain[2 * i + 1], second)
         bias = time.feed_forward_bias[i] if time.feed_forward_bias is not None else None
         if self.savings.fused_feed_forward:
-            both = self._product(n, block.w13, bias)
-        else:
-            biases = (None, None) if bias is None else bias.chunk(2)
-            both = torch.cat([self._product(n, w, b) for w, b in zip(block.w13.chunk(2), biases, strict=True)], dim=-1)
-        return h, self._product(self.ops.silu_gate(both), block.w2)
+            return h, self._product(self.ops.silu_gate(self._product(n, block.w13, bias)), block.w2)
+        biases = (None, None) if bias is None else bias.chunk(2)
+        gate, up = (self._product(n, w, b) for w, b in zip(block.w13.chunk(2), biases, strict=True))
+        if n.device.type == "cpu":
+            return h, self._product(F.silu(gate, inplace=True).mul_(up), block.w2)
+        return h, self._product(self.ops.silu_gate(torch.cat([gate, up], dim=-1)), block.w2)
 
     def _of_state(self, x: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
         """What the state adds to the first hidden state, (B, W, C), and what is to be added to :meth:`_head` in every branch."""
@@ -115,6 +116,9 @@ class SolverStep:
             z, read = self.ops.take(z, added, taps)
             if self.savings.convolution_as_product:
                 a = self._product(read.view(rows, frames, -1), weight, bias)
+            elif read.device.type == "cpu":  # as a picture, which may have the channels innermost
+                picture = read.view(rows, 1, -1, channels).permute(0, 3, 1, 2)
+                a = F.conv2d(picture, weight[:, :, None], bias)[:, :, 0].transpose(1, 2)
             else:
                 a = F.conv1d(read.view(rows, -1, channels).transpose(1, 2), weight, bias).transpose(1, 2)
             if gates is None:

@@ -34,7 +34,7 @@ class Savings:
     linear_guidance: bool = _saving("branches combined before the last linear map, which then runs once instead of twice")
     composed_maps: bool = _saving("linear maps in a row as one: long skip, WaveNet input and shortcut; modulation, linear and output")
     folded_offsets: bool = _saving("offsets of adaptive norms carried through the next product and added as its bias")
-    fused_feed_forward: bool = _saving("both inner products of a feed-forward as one")
+    fused_feed_forward: bool = _saving("both inner products of a feed-forward as one; slower on CPUs, so off there")
     convolution_as_product: bool = _saving("WaveNet convolutions as matrix products over gathered frames; slower on CPUs, so off there")
     one_skip_product: bool = _saving("the WaveNet's sum of skips as one product over all gates")
     packed_attention: bool = _saving(
@@ -44,7 +44,7 @@ class Savings:
     @classmethod
     def best(cls, device: torch.device) -> Savings:
         """All that pay on ``device``."""
-        return cls(convolution_as_product=device.type != "cpu")
+        return cls(fused_feed_forward=device.type != "cpu", convolution_as_product=device.type != "cpu")
 
     @classmethod
     def only(cls, *names: str) -> Savings:

@@ -155,9 +155,9 @@ class TestChunks:
 
     def test_the_first_piece_leaves_before_the_second_is_made(self, engine: IndexTTS2, monkeypatch: pytest.MonkeyPatch) -> None:
         made: list[int] = []
-        vocoder = engine._stages.vocoder
-        run = vocoder.forward
-        monkeypatch.setattr(vocoder, "forward", lambda mel: made.append(1) or run(mel))
+        voice = engine._stages.voice
+        run = voice._network
+        monkeypatch.setattr(voice, "_network", lambda mel: made.append(1) or run(mel))
         monkeypatch.setattr(engine, "_stream_chunk_s", 0.05)
         request = engine._bound_request({"spk_audio_prompt": VOICE, "text": "Hello there.", **SHORT})
         left: list[int] = []
