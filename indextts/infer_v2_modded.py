@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["CACHE_CHECK_INTERVAL", "MAX_CACHE_SIZE_MB", "IndexTTS2", "group_sentences_by_length"]
 
 MAX_CACHE_SIZE_MB: float = 2048
-"""Reference prompts, KV buffers and graph pools together may hold this many MiB between inferences."""
+"""Reference prompts, KV buffers and graph pools together may hold this many MiB between inferences.
+
+Where the buffers of the calls at hand alone need more, which a warning says, they stay, and prompts get a twentieth of it.
+"""
 
 CACHE_CHECK_INTERVAL: int = 5
 """The size is checked every so many inferences."""

@@ -121,6 +121,36 @@ def test_its_buffers_count_as_cache_and_can_be_cleared(engine: IndexTTS2, monkey
     assert np.array_equal(speak(engine), first)
 
 
+def test_buffers_that_every_call_needs_are_given_back_once(
+    engine: IndexTTS2, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given_back: list[float] = []
+    clear = engine._stages.clear_buffers
+    monkeypatch.setattr(engine._stages, "clear_buffers", lambda: (given_back.append(engine._stages.buffer_memory_mb), clear())[1])
+    monkeypatch.setattr("indextts.infer_v2_modded.CACHE_CHECK_INTERVAL", 1)
+    engine.clear_caches()
+    given_back.clear()
+    first = speak(engine, num_beams=1)
+    needed, prompts = engine._stages.buffer_memory_mb, engine.reference_cache.memory_mb
+    monkeypatch.setattr("indextts.infer_v2_modded.MAX_CACHE_SIZE_MB", max(0.9 * needed, 25 * prompts))
+    monkeypatch.setattr(type(engine._stages), "buffer_memory_mb", property(lambda _: needed + 25 * prompts))
+    for _ in range(4):
+        assert np.array_equal(speak(engine, num_beams=1), first)
+    assert len(given_back) == 1  # and what was needed again stays
+    assert len([record for record in caplog.records if "MAX_CACHE_SIZE_MB" in record.message]) == 1
+    assert len(engine.reference_cache) > 0  # a voice in use is not read anew for every call
+    monkeypatch.setattr(type(engine._stages), "buffer_memory_mb", property(lambda _: 2 * (needed + 25 * prompts)))
+    speak(engine, num_beams=1)
+    assert len(given_back) == 2  # grown: calls of another kind have left something
+    monkeypatch.setattr("indextts.infer_v2_modded.MAX_CACHE_SIZE_MB", 0.5 * needed)
+    speak(engine, num_beams=1)
+    assert len(given_back) == 3  # a new limit
+    monkeypatch.setattr("indextts.infer_v2_modded.MAX_CACHE_SIZE_MB", 1e6)
+    speak(engine, num_beams=1)
+    assert len(given_back) == 3
+    assert engine._given_back is None
+
+
 def test_cancelling_leaves_it_usable(engine: IndexTTS2) -> None:
     expected = speak(engine)
     for where in ("10 codes", "mel, step 1 "):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MB = 1024 * 1024
+STILL_NEEDED = 1.1  # buffers that have grown by more since they came back are of other calls too
+LEAST_FOR_PROMPTS = 0.05  # share of the caches' limit that prompts keep where buffers take it all
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class EngineControls(SpeedControls):
         self.reference_cache = ReferenceCache()
         self.last_telemetry = Telemetry()
         self._inferences = 0
+        self._given_back: tuple[float, float] | None = None  # the limit for which buffers were given back, and what came back since
         self._graph_mb = 0.0
         self._worker = EngineWorker(self)
 
@@ -123,6 +126,26 @@ class EngineControls(SpeedControls):
         if dropped:
             logger.info("evicted %d cached prompts; %.1f MB remain", dropped, self.cache_memory_mb)
         return dropped
+
+    def _evict_between_calls(self) -> None:
+        """As :meth:`evict_cache`, but buffers that came back after they were given back stay, since the calls at hand need them."""
+        from indextts import infer_v2_modded as limits
+
+        limit, held = float(limits.MAX_CACHE_SIZE_MB), self._stages.buffer_memory_mb
+        if held <= limit:
+            self._given_back = None
+        elif self._given_back is None or self._given_back[0] != limit or held > STILL_NEEDED * self._given_back[1] > 0:
+            self._given_back = limit, 0.0
+        else:
+            if not self._given_back[1]:
+                logger.warning(
+                    "buffers and graphs of these calls need %.0f MB, more than MAX_CACHE_SIZE_MB = %g; they stay, since they would be made "
+                    "anew all the time. Raise the limit, or lower batch_size or num_beams", held, limit,
+                )  # fmt: skip
+                self._given_back = limit, held
+            self.reference_cache.evict(LEAST_FOR_PROMPTS * limit)
+            return
+        self.evict_cache()
 
     def clear_caches(self) -> None:
         """Forget all prompts, buffers and graphs captured so far, and hand the memory back to the device."""
@@ -219,7 +242,7 @@ class EngineControls(SpeedControls):
         from indextts import infer_v2_modded as limits
 
         if self._inferences and self._inferences % max(1, limits.CACHE_CHECK_INTERVAL) == 0:
-            self.evict_cache()
+            self._evict_between_calls()
         self._inferences += 1
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)

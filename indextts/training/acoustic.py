@@ -91,7 +91,7 @@ def train_s2mel(
         corpus.refresh(2)
         if gpt is None and latents_from is not None and latents_from.exists():
             gpt = load_gpt_part(settings)[0]
-            if not bool(s2mel.gpt_layer[-1].weight.any()):
+            if not any(bool(parameter.any()) for parameter in s2mel.gpt_layer[-1].parameters()):
                 trainer.least = _LATENT_RATE
             logger.info("s2mel: GPT latents from step %d on", trainer.steps)
         draw = _whole_utterances if gpt is not None else _pieces

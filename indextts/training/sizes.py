@@ -67,7 +67,7 @@ def small_voice() -> SystemSizes:
             top_p=0.85,
             max_mel_tokens=MAX_CODES,
             diffusion_steps=8,
-            inference_cfg_rate=0.25,
+            inference_cfg_rate=0.3,
             voice="flite-slt",
         ),
     )
