@@ -218,7 +218,9 @@ def _further(tts: IndexTTS2) -> list[Switch]:
 
         refusals = {name: _refusal(partial(check_weights, name, tts.device)) for name in KINDS}
         choices = tuple(Choice(name, name, reason) for name, reason in refusals.items())
-        what = "8 bits halve what decoding has to read once more; unlike the others this changes the codes. Compare by ear."
+        what = (
+            "8 bits halve the memory of these weights; a step is slower than the one kernel in 16 bits. Changes the codes: compare by ear."
+        )
         cost = f"Converts the weights, forgets cached voices. {_DROPS}"
         found.append(Switch("gpt_weights", "Weights of the GPT", tts.gpt_weights, what, cost, choices, special=True))
     what = "Most segments and requests that are rendered together; chosen by the device unless set."

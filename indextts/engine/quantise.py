@@ -1,10 +1,13 @@
 """Weight-only quantisation of the GPT's linear layers: 8 bits a weight and one scale an output.
 
-A decode step with few sequences takes as long as reading its weights does, so half the bytes could be half the time. That holds for the
-fused decode kernels, which scale the weights on their way in; in torch the weights are widened before every product, which saves memory
-and costs time. Rounding is to the nearest value of a symmetric grid whose end is the output's largest weight. The outputs differ: of
-a layer of 1280 x 1280 random normal weights by 8e-3 (int8) and 2.6e-2 (fp8), where bfloat16 costs 2.8e-3, |a - b| / |b|; so it is never
-on by itself.
+A decode step with few sequences takes as long as reading its weights does, so half the bytes could be half the time. That holds at best
+for the fused decode kernels, which scale the weights on their way in; in torch the weights are widened before every product, which saves
+memory and costs time. On an H200 (``python -m tests.gpu_trial --sections decode``, release size, 250 codes) a step of those kernels takes
+1.15 ms with one beam, 1.09 with int8 and 1.15 with fp8; 1.91, 1.70 and 1.76 with three; 1.52, 1.65 and 1.74 for 16 rows of three. The
+kernel of a whole step takes weights of 16 bits and needs 0.4 and 0.6 ms: beside it, 8 bits save memory alone.
+
+Rounding is to the nearest value of a symmetric grid whose end is the output's largest weight. The outputs differ: of a layer of 1280 x 1280
+random normal weights by 8e-3 (int8) and 2.6e-2 (fp8), where bfloat16 costs 2.8e-3, |a - b| / |b|; so it is never on by itself.
 """
 
 from __future__ import annotations
