@@ -41,8 +41,9 @@ def find_release(
 ) -> Release:
     """Locate a complete release.
 
-    ``model_dir`` and ``cfg_path``: as given; one implies the other. With neither: ``checkpoints/`` under the working directory,
-    then beside the package's source, whichever is complete first, else the small voice installed with the package.
+    ``model_dir`` and ``cfg_path``: as given; one implies the other, and a folder as ``cfg_path`` means the ``config.yaml`` in it. With
+    neither: ``checkpoints/`` under the working directory, then beside the package's source, whichever is complete first, else the small
+    voice installed with the package.
     ``aux_paths``: places of the auxiliary models, which otherwise are looked up beside the release and then in the Hugging
     Face cache; keys ``w2v_bert`` (folder), ``semantic_codec`` (file), ``campplus`` (file), ``bigvgan`` (folder).
     ``gpt_checkpoint_path``, ``bpe_model_path``: files to use instead of the release's.
@@ -105,6 +106,8 @@ def find_auxiliary(aux: Auxiliary, model_dir: Path) -> Path | None:
 
 def _explicit(model_dir: PathLike | None, cfg_path: PathLike | None, given: dict[str, Path]) -> Release:
     config_file = Path(cfg_path).expanduser() if cfg_path is not None else None
+    if config_file is not None and config_file.is_dir():  # the folder, given where the configuration is expected
+        config_file = config_file / CONFIG_NAME
     folder = Path(model_dir).expanduser() if model_dir is not None else config_file.parent if config_file else Path()
     release, missing = _examine(folder, config_file or folder / CONFIG_NAME, given)
     if release is None:

@@ -40,6 +40,10 @@ def test_complete_release_is_found_from_folder_or_configuration(folder: Path) ->
     assert not by_folder.bundled
 
 
+def test_a_folder_may_stand_where_the_configuration_is_expected(folder: Path) -> None:
+    assert find_release(cfg_path=folder) == find_release(model_dir=folder)
+
+
 def test_every_missing_file_and_the_command_are_named(folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder / "hf_cache" / "bigvgan")
     (folder / "s2mel.pth").unlink()
