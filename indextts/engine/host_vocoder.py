@@ -109,6 +109,7 @@ class _Resampled:
         frames = x.shape[3]
         width = -(-(frames + EDGE) // self.repeats) * self.repeats
         z = F.conv2d(self._held(x, width + EDGE), self.up, None, 1, (1, 0), 1, self.channels)  # even samples, and odd ones below
+        z = z.contiguous(memory_format=torch.channels_last)  # which it is with most libraries
         flat = z.permute(0, 2, 3, 1).view(-1, len(self.factor))
         for part in flat.split(max(1, CACHED * torch.get_num_threads() // len(self.factor))):
             part.addcmul_(torch.sin(part).square_(), self.factor)
