@@ -1,9 +1,11 @@
 """Figures for the worker pool: ``python -m tests.pool_trial [--gpus 2] [--size release] [--requests 40] [--kills 10]``.
 
 Without ``--gpus`` the workers run on the CPU with one thread each. Tables: throughput of two workers against one; kill -9 at random
-moments and whether every result is there, in order and bit-equal; many threads at once. With ``--gpus`` one worker a GPU, at release
-size with random weights unless told otherwise, and ``--codes`` semantic codes a request; ``--batch`` is what a worker renders together.
-Kills and threads want batches of one there: in larger ones a request's neighbours decide its last bits.
+moments and whether every result is there, in order and bit-equal; many threads at once.
+
+With ``--gpus`` (untried) one worker a GPU, at release size with random weights unless told otherwise, and ``--codes`` semantic codes a
+request; ``--batch`` is what a worker renders together. Kills and threads want batches of one there: in larger ones a request's neighbours
+decide its last bits.
 """
 
 from __future__ import annotations
