@@ -30,6 +30,7 @@ _MOST_HOURS = {
     "s2mel": 40.0,
     "samples": 0.5,
 }  # the device's memory is shared
+_ROOMY, _MANY_HOURS = 80e9, {"s2mel": 160.0}  # bytes of a device that holds more
 _MINIMUM_S = {"small": 400.0, "starter": 400.0, "miniature": 10.0}  # of speech before a stage begins
 
 
@@ -233,7 +234,8 @@ def _stage(options: argparse.Namespace) -> None:
     needs = {"codec": ("encoder",), "code": ("encoder", "codec", "speaker"), "gpt": ("codec",), "s2mel": ("codec",)}
     for name in needs.get(options.stage, ()):
         wait_for(part_path(options.parts, name), f"part {name}", options.wait)
-    most = _MOST_HOURS.get(options.stage, math.inf)
+    roomy = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory > _ROOMY
+    most = {**_MOST_HOURS, **(_MANY_HOURS if roomy else {})}.get(options.stage, math.inf)
     corpus: Corpus
     if options.stage in ("gpt", "s2mel", "samples"):
         features = options.stage != "s2mel" or options.latents_from is not None

@@ -1,14 +1,13 @@
 """The whole training in one command with a time limit: every stage is a process, and each starts when what it needs is there.
 
-Data are made on all cores from the first to the middle of the run. The front half has the accelerator to itself: first the encoder, then
-codec and speaker encoder; after it language model, flow matching and vocoder share what is left. ``--stages`` leaves stages out, so that a
-run can be given to one of them alone: three stages on one GPU make each step three times as long, and the vocoder needs most steps. Parts
-are copied to the output folder as they are saved, so a run that is killed loses a minute. A second run with the same output folder (or
-``--resume``) keeps the front half as it is, since codes must not change their meaning, and goes on with the rest on fresh text.
+Data are made on all cores from the first second on. The front half has the accelerator to itself: first the encoder, then codec and
+speaker encoder; after it language model, flow matching and vocoder share what is left. With a second GPU the vocoder has that one from the
+beginning, and the language model joins it there. ``--stages`` leaves stages out, so that a run can be given to one of them alone: three
+stages on one GPU make each step three times as long. Parts are copied to the output folder as they are saved, so a run that is killed
+loses a minute. A second run with the same output folder (or ``--resume``) keeps the front half as it is, since codes must not change their
+meaning, and goes on with the rest on fresh text.
 
-``--speech`` takes speech that the sub-command ``data`` makes or has made, so that runs one after the other share it and its codes. The
-bundled voice was made so: ``--minutes 4 --stages encoder codec speaker``, then ``--minutes 8 --stages vocoder code``, then ``--minutes 12
---stages gpt s2mel``, each time with another ``--seed``; its MODEL_CARD has the commands.
+``--speech`` takes speech that the sub-command ``data`` makes or has made, so that runs one after the other share it and its codes.
 """
 
 from __future__ import annotations
@@ -27,19 +26,21 @@ from pathlib import Path
 
 from indextts.training.bundle import unpack_bundle
 from indextts.training.make_data import STOP_FILE
-from indextts.training.parts import NAMES, part_path
+from indextts.training.parts import NAMES, load_part, part_path
 from indextts.training.sizes import SIZES
 
 logger = logging.getLogger(__name__)
 
-# Shares of the time limit (a fresh run): what the front half may take, measured from when its input is there.
-_SHARES = {"encoder": 0.24, "codec": 0.13, "speaker": 0.13}
+# Shares of the time limit (a fresh run) and most seconds that the front half may take, measured from when its input is there.
+_SHARES = {"encoder": (0.24, 130.0), "speaker": (0.13, 70.0), "codec": (0.13, 70.0)}
 STAGES = ("encoder", "codec", "speaker", "code", "gpt", "s2mel", "vocoder")
 # Who must be finished before a job starts; the others start at once, get ready, and wait for the parts that they read.
 _AFTER = {"speaker": ("encoder",), "vocoder": ("codec", "speaker")}
-_DATA_SHARE = 0.45
+_SECOND_GPU = ("vocoder", "gpt")  # who goes there, if there is one
+_DATA_SHARE = 0.6
 _ENDING_S = 24.0  # samples, last copy
-_PLANS = {"gpt": 900.0, "s2mel": 900.0, "vocoder": 1080.0}  # seconds of training planned over two runs of ten minutes
+_START_S = 45.0  # of processes, and until there is speech
+_GPT_SHARE = 0.7  # of the time after the front half: then the others have the GPU
 _PRECISION = {"encoder": "bf16", "codec": "bf16", "speaker": "bf16", "gpt": "bf16", "s2mel": "bf16", "vocoder": "fp16"}
 _STATUS_EVERY_S, _COPY_EVERY_S = 20.0, 40.0
 
@@ -64,11 +65,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--absolute-pitch", action="store_true", help="codes also say how high a voice is, which emotions need")
     parser.add_argument("--faithful", action="store_true", help="codes agree with the phones that were spoken, whatever the encoder hears")
     parser.add_argument("--minutes", type=float, default=9.5, help="time limit of everything")
-    parser.add_argument("--hours", type=float, default=70.0, help="most speech to make")
+    parser.add_argument("--hours", type=float, default=160.0, help="most speech to make")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 4), help="processes that make speech")
     parser.add_argument("--size", default="small")
     parser.add_argument("--seed", type=int, default=1, help="give every run another one: other sentences are spoken")
-    parser.add_argument("--plan", default="", help="planned training seconds, such as encoder=110,gpt=900,s2mel=900")
+    parser.add_argument(
+        "--plan", default="", help="planned training seconds, such as encoder=110,gpt=900,s2mel=900 (default: what the time allows)"
+    )
     parser.add_argument("--batch", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--afresh", action="store_true", help="count the planned times from now, whatever the resumed runs took")
@@ -93,6 +96,7 @@ class Job:
     status: int | None = None
     tries: int = 0
     after: tuple[str, ...] = ()  # jobs that must have ended before
+    gpu: int = 0  # which of those that may be used
 
 
 def run(options: argparse.Namespace) -> None:
@@ -119,6 +123,7 @@ class Conductor:
         for folder in (self.parts, self.logs, self.shards, options.out):
             folder.mkdir(parents=True, exist_ok=True)
         self._take_over()
+        self.gpus = _gpus() if options.device is None else 1
         self.jobs = self._plan()
         self._copied = self._told = time.monotonic()
         self._stopped = False
@@ -141,13 +146,10 @@ class Conductor:
 
     def _plan(self) -> list[Job]:
         options, limit = self.options, self.limit
-        plans = {**_PLANS, **{key: float(value) for key, value in (item.split("=") for item in options.plan.split(",") if item)}}
         end = time.time() + limit - _ending(limit)
         jobs = [] if options.speech else [Job("data", self._data())]
-        for name in ("encoder", "speaker", "codec"):
-            if name in options.stages and not part_path(self.parts, name).is_file():
-                seconds = plans.get(name, _SHARES[name] * limit)
-                jobs.append(Job(name, self._stage(name, seconds, end, seconds)))
+        plans = self._plans()
+        jobs += [Job(name, self._stage(name, plans[name], end, plans[name])) for name in _SHARES if name in plans]
         more = {"code": ["--faithful"] if options.faithful else [], "vocoder": []}
         more["gpt"] = more["s2mel"] = ["--lexicon", str(options.lexicon)] if options.lexicon else []
         if options.latents_seconds:
@@ -155,13 +157,42 @@ class Conductor:
         if {"code", "gpt", "s2mel"} & set(options.stages):
             jobs.append(Job("code", [*self._stage("code", limit, end, limit), *more["code"]]))
         for name in ("gpt", "s2mel", "vocoder"):
-            if name in options.stages and (name != "vocoder" or SIZES[options.size]().config.vocoder.has_weights):
+            if name in plans:
+                # The language model ends with its plan, and leaves the GPU to the others.
+                seconds = plans[name] - self._trained_s(name) if name == "gpt" and "gpt=" not in options.plan else limit
                 until = end - options.latents_seconds if name == "gpt" else end
-                jobs.append(Job(name, [*self._stage(name, limit, until, plans[name]), *more[name]]))
+                jobs.append(Job(name, [*self._stage(name, seconds, until, plans[name]), *more[name]]))
         present = {job.name for job in jobs}
         for job in jobs:
-            job.after = tuple(name for name in _AFTER.get(job.name, ()) if name in present)
+            if self.gpus > 1 and job.name in _SECOND_GPU:
+                job.gpu = 1
+            job.after = tuple(name for name in _AFTER.get(job.name, ()) if name in present and not job.gpu)
         return jobs
+
+    def _plans(self) -> dict[str, float]:
+        """Planned training seconds of the stages of this run, all runs of a stage together."""
+        options, limit = self.options, self.limit
+        plans = {
+            name: min(share * limit, most)
+            for name, (share, most) in _SHARES.items()
+            if name in options.stages and not part_path(self.parts, name).is_file()
+        }
+        rest = limit - _ending(limit)
+        front = sum(plans.get(name, 0.0) for name in ("encoder", "codec")) + min(_START_S, 0.1 * limit)
+        back = [name for name in ("gpt", "s2mel", "vocoder") if name in options.stages]
+        if not SIZES[options.size]().config.vocoder.has_weights and "vocoder" in back:
+            back.remove("vocoder")
+        for name in back:
+            seconds = rest if name == "vocoder" and self.gpus > 1 else rest - front
+            plans[name] = (_GPT_SHARE if name == "gpt" and len(back) > 1 else 1.0) * seconds + self._trained_s(name)
+        wanted = {key: float(value) for key, value in (item.split("=") for item in options.plan.split(",") if item)}
+        return plans | {name: seconds for name, seconds in wanted.items() if name in plans}
+
+    def _trained_s(self, name: str) -> float:
+        """Seconds that earlier runs trained a part, as far as they count."""
+        if self.options.afresh or not part_path(self.parts, name).is_file():
+            return 0.0
+        return float(load_part(self.parts, name)[1].get("seconds", 0.0))
 
     def _data(self) -> list[str]:
         options = self.options
@@ -243,6 +274,9 @@ class Conductor:
             "TORCHINDUCTOR_COMPILE_THREADS": "4",
             "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         }
+        if self.gpus > 1:
+            usable = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.gpus)))).split(",")
+            environment["CUDA_VISIBLE_DEVICES"] = usable[job.gpu]
         with (self.logs / f"{job.name}.log").open("ab") as log:
             job.process = subprocess.Popen(
                 [sys.executable, "-m", "indextts.training", *job.arguments], stdout=log, stderr=subprocess.STDOUT, env=environment,
@@ -304,6 +338,12 @@ class Conductor:
                 line = self._tail(job, 1)
                 if line:
                     logger.info("  %s", line[9:150])
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _ending(limit: float) -> float:

@@ -18,7 +18,7 @@ from indextts.training.speed import fuse_activations
 _BATCH = 20
 _FRAMES = 64  # of a piece
 _MEL_WEIGHT, _SPECTRUM_WEIGHT, _FEATURE_WEIGHT, _EDGE_WEIGHT = 15.0, 1.0, 2.0, 20.0
-_ALONE = 0.3  # share of the planned time before the discriminators come in; a vocoder that goes on meets them at once
+_ALONE = 0.2  # share of the planned time before the discriminators come in; a vocoder that goes on meets them at once
 _RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 _HOP = 256
 _MARGIN = 3  # frames at each end that the reflection of the mel spoils

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 import pytest
+import torch
 
 from indextts.training import orchestrate
 from indextts.training.orchestrate import Conductor, Job
-from indextts.training.parts import part_path
+from indextts.training.parts import part_path, save_part
 
 
 def conductor(tmp_path: Path, *arguments: str, source: str = "synth") -> Conductor:
@@ -30,8 +31,34 @@ def test_the_front_half_is_alone_before_the_vocoder_begins(tmp_path: Path) -> No
     assert jobs["vocoder"].after == ("codec", "speaker")
     assert jobs["speaker"].after == ("encoder",)
     assert 120 <= float(option(jobs["encoder"], "--seconds")) <= 180
+    front = float(option(jobs["encoder"], "--seconds")) + float(option(jobs["codec"], "--seconds"))
+    assert float(option(jobs["gpt"], "--seconds")) < float(option(jobs["s2mel"], "--plan")) < 600 - front
     assert option(jobs["gpt"], "--lexicon") == option(jobs["s2mel"], "--lexicon") == "words.gz"
     assert "--faithful" in jobs["code"].arguments
+
+
+def test_a_second_gpu_has_the_vocoder_from_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orchestrate, "_gpus", lambda: 2)
+    jobs = {job.name: job for job in conductor(tmp_path, "--minutes", "10").jobs}
+    assert jobs["vocoder"].after == ()
+    assert {name for name, job in jobs.items() if job.gpu == 1} == {"gpt", "vocoder"}
+    assert float(option(jobs["vocoder"], "--plan")) > float(option(jobs["s2mel"], "--plan"))
+    seen: list[str] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setattr(orchestrate.subprocess, "Popen", lambda *_, env, **__: seen.append(env["CUDA_VISIBLE_DEVICES"]))
+    made = conductor(tmp_path, "--minutes", "10")
+    for job in made.jobs:
+        made._start(job)
+    assert seen == ["6" if job.gpu else "4" for job in made.jobs]
+
+
+def test_a_language_model_that_goes_on_plans_from_where_it_is(tmp_path: Path) -> None:
+    save_part(tmp_path / "out", "gpt", {"gpt.x": torch.zeros(1)}, seconds=500.0)
+    fresh, more = (
+        {job.name: job for job in conductor(tmp_path, "--stages", "gpt", "s2mel", *extra).jobs}["gpt"] for extra in (["--afresh"], [])
+    )
+    assert float(option(more, "--plan")) == pytest.approx(float(option(fresh, "--plan")) + 500, abs=1)
+    assert option(more, "--seconds") == option(fresh, "--seconds")
 
 
 def test_a_run_of_the_vocoder_alone_neither_codes_nor_waits(tmp_path: Path) -> None:
