@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +60,7 @@ def run(
         def tick(message: str) -> None:
             nonlocal done
             done += message in SECTIONS
+            logger.info(message)
             progress((done - 1) / len(only), message)
 
         report = evaluate(

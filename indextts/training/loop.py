@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOG_EVERY = 50
+_RUNAWAY = 1.5  # times the usual loss
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class StageSettings:
     warmup_steps: int = 150
     rate: float = 1.0  # factor on every learning rate
     replay: bool = True  # on CUDA, whole steps as graphs
+    fuse: bool = False  # on CUDA, flow matching compiled
     absolute_pitch: bool = False  # encoder and codec tell how high a voice is, not only how it moves
 
 
@@ -98,8 +100,10 @@ class Trainer:
         weight_decay: float = 0.01,
         clip: float = 1.0,
         average: float = 0.998,
+        steady: bool = True,
     ) -> None:
-        self.name, self.settings = name, settings
+        """``steady``: the loss is expected to fall; training that runs away goes back to weights of before."""
+        self.name, self.settings, self._steady = name, settings, steady
         self.modules = {key: module.to(settings.device) for key, module in modules.items()}
         self.facts: dict[str, Any] = {"steps": 0, "seconds": 0.0}
         self.resumed = part_path(settings.parts, name).is_file()
@@ -130,7 +134,9 @@ class Trainer:
         self.steps = self._noted = 0
         self._sums: dict[str, Tensor] = {}
         self._pairs: list[tuple[Tensor, Tensor]] = []  # averaged tensor, trained tensor
-        self._good = self._snapshot()
+        self._good = [self._snapshot()] * 2  # the older is surely from before a loss began to rise
+        self._usual = self._doubts = 0.0
+        self._warm_from = 0
         self._before = float(self.facts["seconds"])
 
     # ------------------------------------------------------------------------------------------------------------- clock
@@ -190,7 +196,7 @@ class Trainer:
 
     def before_update(self) -> None:
         """Put this step's learning rate and averaging weight where :meth:`update` finds them."""
-        warm = min(1.0, (self.steps + 1) / self.settings.warmup_steps)
+        warm = min(1.0, (self.steps - self._warm_from + 1) / self.settings.warmup_steps)
         falling = max(0.0, self.progress - 0.25) / 0.75
         self._rate.fill_(warm * max(self.least, self.peak * 0.5 * (1 + math.cos(math.pi * falling))))
         keep = min(self.average, (1 + self.steps) / (10 + self.steps)) if not self.resumed else self.average
@@ -251,21 +257,30 @@ class Trainer:
                 writer.writeheader()
             writer.writerow(row)
         logger.info("%s: %s", self.name, ", ".join(f"{key} {value}" for key, value in row.items()))
-        if math.isfinite(means["loss"]):
-            if self.steps % (10 * count) == 0:
-                self._good = self._snapshot()
-        else:
-            self._recover()
+        self._judge(means["loss"], self.steps % (10 * count) == 0)
+
+    def _judge(self, loss: float, due: bool) -> None:
+        """Keep good weights now and then (``due``); go back to them when the ``loss`` is no number, or far above the usual twice."""
+        raised = loss / self._usual if self._usual > 0 and self._steady else 1.0
+        self._doubts = self._doubts + 1 if raised > _RUNAWAY else 0
+        if not math.isfinite(loss) or self._doubts > 1:
+            self._recover(loss)
+        elif raised < 1 + (_RUNAWAY - 1) / 3:
+            self._usual = loss if self._usual == 0 else 0.9 * self._usual + 0.1 * loss
+            if due:
+                self._good = [self._good[1], self._snapshot()]
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {key: value.clone() for key, value in state_of(self.averaged).items()}
 
-    def _recover(self) -> None:
+    def _recover(self, loss: float) -> None:
         """Back to the last good weights with a lower rate: one bad batch must not cost the run."""
-        logger.warning("%s: the loss is not finite; going back to the last good weights", self.name)
-        restore(self.modules, self._good)
-        restore(self.averaged, self._good)
+        logger.warning("%s: the loss is %.3g after %.3g; going back to the last good weights", self.name, loss, self._usual)
+        restore(self.modules, self._good[0])
+        restore(self.averaged, self._good[0])
+        self._good = [self._good[0]] * 2
         self.peak, self.least = 0.6 * self.peak, 0.6 * self.least
+        self._doubts, self._warm_from = 0, self.steps
         for state in self.optimiser.state.values():  # in place, for recorded steps know these tensors
             for value in state.values():
                 value.zero_()

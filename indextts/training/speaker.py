@@ -45,7 +45,9 @@ def train_speaker(corpus: Corpus, settings: StageSettings) -> None:
     torch.manual_seed(settings.seed)
     config = SIZES[settings.size]().config.campplus
     campplus, classes = CAMPPlus(config), Classes(config.embedding_size, len(all_speakers()))
-    trainer = Trainer("speaker", {"campplus": campplus, "classes": classes}, settings, peak=2e-3, weight_decay=1e-3, average=0.995)
+    trainer = Trainer(
+        "speaker", {"campplus": campplus, "classes": classes}, settings, peak=2e-3, weight_decay=1e-3, average=0.995, steady=False
+    )
 
     def losses(inputs: Tensor, truth: Tensor, margin: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         cosines = classes(campplus(inputs))

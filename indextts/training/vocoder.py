@@ -29,10 +29,14 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     """Train for the time given and write the parts ``vocoder`` and, once they are in use, ``discriminator``."""
     torch.manual_seed(settings.seed)
     vocoder = BigVGAN(SIZES[settings.size]().bigvgan)
-    trainer = Trainer("vocoder", {"vocoder": vocoder}, settings, peak=1e-3, betas=(0.8, 0.97), weight_decay=0.0, average=0.997, clip=5.0)
+    trainer = Trainer(
+        "vocoder", {"vocoder": vocoder}, settings, peak=1e-3, betas=(0.8, 0.97), weight_decay=0.0, average=0.997, clip=5.0, steady=False
+    )
     judges = Discriminators(2 if settings.size == "miniature" else 32)
     fuse_activations(vocoder, settings.device)
-    opponent = Trainer("discriminator", {"judges": judges}, settings, peak=5e-4, betas=(0.8, 0.97), weight_decay=0.0, clip=5.0)
+    opponent = Trainer(
+        "discriminator", {"judges": judges}, settings, peak=5e-4, betas=(0.8, 0.97), weight_decay=0.0, clip=5.0, steady=False
+    )
 
     def generate(wave: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with trainer.autocast():
