@@ -7,7 +7,6 @@ are in the state; all of prompt, style and conditions dropped together for guida
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from indextts.training.batches import TextIds
 from indextts.training.codec import load_codec
 from indextts.training.coding import CodedCorpus
 from indextts.training.corpus import SAMPLE_RATE
-from indextts.training.features import mel_of
+from indextts.training.features import mel_of, random_curves
 from indextts.training.language_model import load_gpt_part
 from indextts.training.loop import StageSettings, Trainer, autocast
 from indextts.training.sizes import SIZES
@@ -255,14 +254,9 @@ def draw_voices(rows: int, device: torch.device) -> Voices:
         return low + (high - low) * torch.rand(rows, device=device)
 
     def curves(spread: float, count: int) -> Tensor:
-        """Smooth random functions (B, 513) of the place on the mel scale."""
-        order = torch.arange(1, count + 1, device=device)
-        return (torch.randn(rows, count, device=device) * spread / order.sqrt()) @ (math.pi * order[:, None] * place).cos()
+        return random_curves(rows, SpectConfig().n_fft // 2 + 1, spread, count, device)
 
     altered = torch.rand(rows, device=device) < _ALTERED
-    bins = SpectConfig().n_fft // 2 + 1
-    place = torch.log1p(torch.arange(bins, device=device) * SAMPLE_RATE / SpectConfig().n_fft / 700)
-    place = place / place[-1]
     warps = uniform(-_WARP, _WARP).exp()
     gains = 10 ** (curves(_COLOUR_DB, _RIPPLES) / 20)
     formants = (uniform(-_FORMANTS, _FORMANTS)[:, None] + curves(_BENT, _BENDS)).exp()

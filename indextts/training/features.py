@@ -90,6 +90,13 @@ def mel_of(
     return log_mel(magnitude, SpectConfig(), SAMPLE_RATE)
 
 
+def random_curves(rows: int, bins: int, spread: float, count: int, device: torch.device) -> Tensor:
+    """Smooth random functions (B, bins) of the place on the mel scale, from 0 Hz to half the sample rate: sums of ``count`` cosines."""
+    place = torch.log1p(torch.linspace(0, SAMPLE_RATE / 2, bins, device=device) / 700)
+    order = torch.arange(1, count + 1, device=device)
+    return (torch.randn(rows, count, device=device) * spread / order.sqrt()) @ (math.pi * order[:, None] * place / place[-1]).cos()
+
+
 def _warped(magnitude: Tensor, warps: Tensor) -> Tensor:
     """Magnitudes (B, K, F) with what was at a frequency moved to ``warps`` times that; nothing comes in from above."""
     mixed, inside = _moved(magnitude, warps)

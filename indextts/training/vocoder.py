@@ -9,7 +9,7 @@ from torch import Tensor
 from indextts.models.bigvgan import BigVGAN
 from indextts.training.corpus import Corpus
 from indextts.training.discriminators import Discriminators, feature_loss, fooling_loss, judge_loss
-from indextts.training.features import mel_of
+from indextts.training.features import mel_of, random_curves
 from indextts.training.loop import StageSettings, Trainer, autocast
 from indextts.training.replay import Replay
 from indextts.training.sizes import SIZES
@@ -22,6 +22,10 @@ _ALONE = 0.2  # share of the planned time before the discriminators come in; a v
 _RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 _HOP = 256
 _MARGIN = 3  # frames at each end that the reflection of the mel spoils
+_SPARE, _FADE = 256, 160  # samples at each end that are cut away after a piece was altered, and that fade before
+_SPEEDS = (0.84, 0.89, 0.94, 1.0, 1.0, 1.06, 1.12, 1.19)
+_COLOURED, _COLOUR_DB, _RIPPLES = 0.6, 4.5, 10  # share of the rows, and how much and how finely their spectrum is reshaped
+_LOUDEST = 0.95
 _EDGE = 64  # samples at each end, where padding would otherwise leave a step that clicks between segments
 
 
@@ -101,10 +105,31 @@ def warm_up(settings: StageSettings) -> None:
 
 
 def pieces(corpus: Corpus, count: int) -> Tensor:
-    """Random waves (B, n)."""
+    """Random waves (B, n), in voices that nobody has: at another speed, which moves pitch and formants, and with another spectrum.
+
+    A vocoder that has heard only the corpus's voices makes a stranger sound like one of them, even where the mel is the stranger's.
+    """
     ids = corpus.draw(count, 30)
     offsets = (corpus.rng.random(count) * (corpus.tokens[ids] - 22)).clip(0).astype("int64")
-    return corpus.waves(ids, offsets, _FRAMES * _HOP)
+    samples = _FRAMES * _HOP + 2 * _SPARE
+    speed = float(corpus.rng.choice(_SPEEDS))
+    gains = random_curves(count, samples // 2 + 1, _COLOUR_DB, _RIPPLES, corpus.device)
+    gains = gains * (torch.rand(count, 1, device=corpus.device) < _COLOURED)
+    waves = altered(corpus.waves(ids, offsets, round(samples * speed)), samples, 10 ** (gains / 20))[:, _SPARE:-_SPARE]
+    return waves / (waves.abs().amax(1, keepdim=True) / _LOUDEST).clamp(min=1.0)
+
+
+def altered(waves: Tensor, samples: int, gains: Tensor) -> Tensor:
+    """Waves (B, m) played in the time of ``samples``, with the magnitudes of its frequencies times ``gains`` (B, samples // 2 + 1).
+
+    By the Fourier transform of the whole piece, which takes it for periodic: the ends fade out and are not to be used.
+    """
+    fade = torch.hann_window(2 * _FADE + 1, periodic=False, device=waves.device)[1:]
+    ends = torch.cat([fade[:_FADE], waves.new_ones(waves.shape[1] - 2 * _FADE), fade[_FADE - 1 : -1]])
+    spectrum = torch.fft.rfft(waves.float() * ends)
+    bins = samples // 2 + 1
+    spectrum = F.pad(torch.view_as_real(spectrum), (0, 0, 0, max(0, bins - spectrum.shape[1])))[:, :bins]
+    return torch.fft.irfft(torch.view_as_complex(spectrum * gains[..., None]), n=samples) * (samples / waves.shape[1])
 
 
 def roughened(mel: Tensor) -> Tensor:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 
 from indextts.config import SpectConfig
 from indextts.models.mel import mel_spectrogram
 from indextts.training.acoustic import draw_voices, estranged
+from indextts.training.corpus import Corpus
 from indextts.training.features import mel_of
+from indextts.training.vocoder import altered, pieces
+from tests.training.made_up import write_shards
 
 
 def tone(hertz: float) -> torch.Tensor:
@@ -97,3 +101,26 @@ def test_some_style_vectors_change_places() -> None:
     kept = (found == style).all(dim=1)
     assert 0.65 < kept.float().mean() < 0.75
     assert torch.equal(found[~kept], style.roll(1, dims=0)[~kept])
+
+
+def test_pieces_at_another_speed_are_higher_or_lower_and_as_loud() -> None:
+    samples, flat = 8192, torch.ones(1, 4097)
+    for count in (6881, 8192, 9748):
+        speed = count / samples
+        wave = 0.5 * torch.sin(2 * math.pi * 1000 * torch.arange(count) / 22050)[None]
+        inner = altered(wave, samples, flat)[0, 256:-256]
+        expected = 0.5 * torch.sin(2 * math.pi * 1000 * speed * torch.arange(samples) / 22050)[256:-256]
+        assert (inner - expected).abs().max() < 0.02, speed
+    noise = torch.randn(1, 9749, generator=torch.Generator().manual_seed(0))
+    assert altered(noise, samples, flat).square().mean() < noise.square().mean()  # what would be above half the rate is left out
+
+
+def test_pieces_for_the_vocoder_fit_whatever_their_speed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    corpus = Corpus(write_shards(tmp_path), torch.device("cpu"), 0)
+    corpus.refresh()
+    for _ in range(12):
+        waves = pieces(corpus, 6)
+        assert waves.shape == (6, 64 * 256)
+        assert waves.abs().max() <= 0.95 + 1e-6
+        assert (waves.abs().amax(1) > 0.05).all()
