@@ -35,7 +35,7 @@ class Replay:
     ``values`` are overwritten by the next call.
     """
 
-    def __init__(self, function: Callable[..., Values], device: torch.device, *, enabled: bool = True, most: int = 48) -> None:
+    def __init__(self, function: Callable[..., Values], device: torch.device, *, enabled: bool = True, most: int = 96) -> None:
         self._function, self._most = function, most
         self.enabled = enabled and device.type == "cuda"
         self._calls: dict[tuple[object, ...], int] = {}

@@ -63,11 +63,11 @@ def small_voice() -> SystemSizes:
         inference=InferenceConfig(
             num_beams=1,
             repetition_penalty=1.05,
-            temperature=0.7,
+            temperature=0.8,
             top_p=0.85,
             max_mel_tokens=MAX_CODES,
             diffusion_steps=8,
-            inference_cfg_rate=0.3,
+            inference_cfg_rate=0.4,
             voice="flite-slt",
         ),
     )

@@ -118,7 +118,7 @@ recorded("how_fast").table(
 #
 # <details><summary>Answer</summary>
 #
-# Steps down to about 8, then beams down to 1; guidance last, since without it the voice drifts from the reference. The small voice has exactly these defaults: 8 steps, one beam, guidance 0.7.
+# Steps down to about 8, then beams down to 1; guidance last, since without it the voice drifts from the reference. The small voice has exactly these defaults: 8 steps and one beam, with guidance 0.4.
 #
 # </details>
 
