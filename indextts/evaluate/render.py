@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,11 @@ class Clip:
 
 
 class Clones:
-    """What ``tts`` makes of voices and texts, always with the same ``seed``; equal requests are rendered once."""
+    """What ``tts`` makes of voices and texts, the same for the same ``seed``; equal requests are rendered once.
+
+    Each pair of voice and text has draws of its own. With one seed for all, step by step the same numbers would decide, and all sentences
+    would be quick or slow at the same places.
+    """
 
     def __init__(self, tts: IndexTTS2, seed: int = 0) -> None:
         self.tts, self.seed = tts, seed
@@ -74,7 +79,8 @@ class Clones:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what hit the limit is counted
             try:
-                rate, wave = self.tts.infer((rate, samples), text, seed=self.seed, **self._limits, **arguments)
+                seed = (self.seed + zlib.crc32(f"{voice.name} {text}".encode())) % 2**32
+                rate, wave = self.tts.infer((rate, samples), text, seed=seed, **self._limits, **arguments)
             except RuntimeError as error:
                 logger.warning("%s: no sound for %r: %s", voice.name, text, error)
                 return Clip(np.zeros(self.tts.sample_rate // 2, np.float32), self.tts.sample_rate)

@@ -128,6 +128,29 @@ def test_equal_requests_are_rendered_once_and_failures_are_silence(tts: IndexTTS
     assert not silent.samples.any()
 
 
+def test_every_pair_of_voice_and_text_has_draws_of_its_own() -> None:
+    seeds: list[int] = []
+
+    class Engine:
+        release, sample_rate, last_telemetry = None, 100, None
+
+        def infer(self, *_: object, seed: int, **__: object) -> tuple[int, np.ndarray]:
+            seeds.append(seed)
+            return 100, np.zeros(50, np.int16)
+
+    sound = (np.zeros(100, np.float32), 100)
+    anna, ben = Voice("anna", sound, None, False), Voice("ben", sound, None, False)
+    for base in (0, 0, 7):
+        clones = Clones(Engine(), base)  # type: ignore[arg-type]
+        for voice, text in ((anna, "One."), (anna, "Two."), (ben, "One.")):
+            clones.clone(voice, text)
+            clones.clone(voice, text, num_beams=3)  # settings are compared with the same draws
+    assert len(set(seeds[:6])) == 3
+    assert seeds[::2] == seeds[1::2]
+    assert seeds[:6] == seeds[6:12]
+    assert not set(seeds[:6]) & set(seeds[12:])
+
+
 def test_copies_last_as_long_as_their_source(tts: IndexTTS2) -> None:
     rate, samples = made_up_clip(1.5)
     made = copies(tts, (samples.astype(np.float32), rate), "One two three.", (samples.astype(np.float32), rate))
