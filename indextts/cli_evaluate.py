@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="SECTION", nargs="+", help="voices digits endings joins copies settings emotions resources")
     parser.add_argument("--quick", action="store_true", help="a few texts only: shows that all runs, measures little")
     parser.add_argument("--sentences", type=int, metavar="N", help="sentences for each voice (default: 40)")
-    parser.add_argument("--seed", type=int, default=0, help="of every synthesis (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws; each sentence has its own (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write all results")
 
 
