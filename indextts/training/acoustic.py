@@ -70,7 +70,7 @@ def train_s2mel(
     s2mel = S2Mel(config.s2mel, config.gpt_latent_dim)
     for parameter in s2mel.gpt_layer[-1].parameters():
         nn.init.zeros_(parameter)
-    trainer = Trainer("s2mel", {"s2mel": s2mel}, settings, peak=7e-4, betas=(0.9, 0.98))  # at 1e-3 it ran away after 22,000 steps
+    trainer = Trainer("s2mel", {"s2mel": s2mel}, settings, peak=6e-4, betas=(0.9, 0.98))  # at 1e-3 it ran away after 22,000 steps
     if not trainer.resumed:
         _start_at_mean_mel(s2mel, corpus)
 

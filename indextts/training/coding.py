@@ -15,6 +15,7 @@ from torch import Tensor
 
 from indextts.models.semantic_codec import SemanticCodec
 from indextts.training.codec import load_codec
+from indextts.training.companions import Groups
 from indextts.training.corpus import IGNORED, SAMPLE_RATE, Corpus, _appended
 from indextts.training.encoder import load_encoder
 from indextts.training.features import semantic_inputs, style_inputs, to_16k
@@ -176,6 +177,7 @@ class CodedCorpus(Corpus):
         self._styles = torch.zeros(0, device=device)
         self._codes_used = self._features_used = 0
         self.voices: dict[int, npt.NDArray[np.int64]] = {}  # utterances of each speaker
+        self._groups: dict[str, Groups] = {}
 
     def _present(self) -> list[Path]:
         return [self.folder / path.name for path in sorted(self._coded.glob("*.npz"))]
@@ -195,6 +197,7 @@ class CodedCorpus(Corpus):
         order = np.argsort(self.speakers, kind="stable")
         numbers, firsts = np.unique(self.speakers[order], return_index=True)
         self.voices = dict(zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True))
+        self._groups = {}
 
     def codes(self, ids: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], tokens: int) -> Tensor:
         """Codes (B, tokens) from token ``offsets`` on; what lies past an utterance's end is arbitrary."""
@@ -214,14 +217,20 @@ class CodedCorpus(Corpus):
         return self._styles[torch.from_numpy(ids).to(self.device)]
 
     def companions(self, ids: npt.NDArray[np.int64], same_style: bool) -> npt.NDArray[np.int64]:
-        """Another utterance of each one's speaker, if possible; with ``same_style`` spoken the same way."""
-        chosen = np.empty_like(ids)
-        for row, i in enumerate(ids):
-            pool = self.voices[int(self.speakers[i])]
-            pick = int(pool[self.rng.integers(len(pool))])
-            for _ in range(6):
-                if pick != i and (not same_style or self.styles[pick] == self.styles[i]):
-                    break
-                pick = int(pool[self.rng.integers(len(pool))])
-            chosen[row] = pick
-        return chosen
+        """Another utterance of each one's speaker, if there is one; with ``same_style`` spoken the same way, if there is one."""
+        found = self._by("speaker").others(ids, self.rng)
+        if not same_style:
+            return found
+        alike = self._by("both")
+        return np.where(alike.sizes(ids) > 1, alike.others(ids, self.rng), found)
+
+    def in_the_manner_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Utterances of anybody that are spoken as each of ``ids`` is."""
+        return self._by("style").others(ids, self.rng)
+
+    def _by(self, name: str) -> Groups:
+        """Made when asked for, since many shards may come at once."""
+        if name not in self._groups:
+            keys = {"speaker": self.speakers, "style": self.styles, "both": (self.styles.max() + 1) * self.speakers + self.styles}
+            self._groups[name] = Groups(keys[name])
+        return self._groups[name]

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from indextts.training.phones import UNKNOWN
+from indextts.training.phones import PHONES, UNKNOWN
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 22050
 TOKEN_SAMPLES = 441  # samples at 22 050 Hz from one semantic token to the next
 IGNORED = -100
+_FEWEST_PHONES = 6  # that tell a tempo
 _Ints = npt.NDArray[np.int64]
 
 
@@ -43,6 +44,7 @@ class Corpus:
         self.speakers: _Ints = np.zeros(0, np.int64)
         self.styles: _Ints = np.zeros(0, np.int64)
         self.labelled: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self.tempo: npt.NDArray[np.float32] = np.zeros(0, np.float32)  # see tempo_of
         self.told: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # whose text is known
         self.texts: list[str] = []
 
@@ -92,6 +94,7 @@ class Corpus:
         self.speakers = np.concatenate([self.speakers, speakers])
         self.styles = np.concatenate([self.styles, styles])
         self.labelled = np.concatenate([self.labelled, np.minimum.reduceat(labels, label_starts) != UNKNOWN])
+        self.tempo = np.concatenate([self.tempo, tempo_of(labels, label_starts)])
         if self._with_samples:
             self._samples, self._used = _appended(self._samples, self._used, torch.from_numpy(samples))
         else:
@@ -138,6 +141,19 @@ class Corpus:
         start = int(self.label_starts[first])
         labels = np.asarray(self._labels[start : self._labels_used].cpu())
         return np.split(labels, self.label_starts[first + 1 :] - start)
+
+
+def tempo_of(labels: npt.NDArray[np.uint8], starts: _Ints) -> npt.NDArray[np.float32]:
+    """How slowly each utterance is spoken: log of the tokens per phone, pauses left out; NaN where too few phones are known.
+
+    ``labels``: of all utterances one after the other; ``starts``: where each begins.
+    """
+    spoken = (labels != UNKNOWN) & (labels != PHONES.index("pau"))
+    begins = np.diff(labels, prepend=labels[:1]) != 0
+    begins[starts] = True
+    phones = np.add.reduceat(spoken & begins, starts, dtype=np.int64)
+    ratio = np.add.reduceat(spoken, starts, dtype=np.int64) / np.maximum(phones, 1)
+    return np.where(phones >= _FEWEST_PHONES, np.log(np.maximum(ratio, 1)), np.nan).astype(np.float32)
 
 
 def _appended(store: Tensor, used: int, new: Tensor) -> tuple[Tensor, int]:

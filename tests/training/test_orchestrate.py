@@ -41,7 +41,7 @@ def test_a_second_gpu_has_the_vocoder_from_the_beginning(tmp_path: Path, monkeyp
     monkeypatch.setattr(orchestrate, "_gpus", lambda: 2)
     jobs = {job.name: job for job in conductor(tmp_path, "--minutes", "10").jobs}
     assert jobs["vocoder"].after == ()
-    assert {name for name, job in jobs.items() if job.gpu == 1} == {"gpt", "vocoder"}
+    assert {name for name, job in jobs.items() if job.gpu == 1} == {"vocoder"}
     assert float(option(jobs["vocoder"], "--plan")) > float(option(jobs["s2mel"], "--plan"))
     seen: list[str] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
