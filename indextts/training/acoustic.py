@@ -7,9 +7,9 @@ are in the state; all of prompt, style and conditions dropped together for guida
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,8 @@ from indextts.training.corpus import SAMPLE_RATE
 from indextts.training.features import mel_of, random_curves
 from indextts.training.language_model import load_gpt_part
 from indextts.training.loop import StageSettings, Trainer, autocast
+from indextts.training.sharpness import Sharpness
 from indextts.training.sizes import SIZES
-from indextts.training.speed import fused
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +70,17 @@ def train_s2mel(
     s2mel = S2Mel(config.s2mel, config.gpt_latent_dim)
     for parameter in s2mel.gpt_layer[-1].parameters():
         nn.init.zeros_(parameter)
-    trainer = Trainer("s2mel", {"s2mel": s2mel}, settings, peak=6e-4, betas=(0.9, 0.98))  # at 1e-3 it ran away after 22,000 steps
+    trainer = Trainer("s2mel", {"s2mel": s2mel}, settings, peak=7e-4, betas=(0.9, 0.98))
     if not trainer.resumed:
         _start_at_mean_mel(s2mel, corpus)
 
-    estimator = fused(s2mel.cfm.estimator, settings.device, settings.fuse)
+    attentions: list[Any] = [block.attention for block in s2mel.cfm.estimator.transformer.layers]
+    sharpness = Sharpness([(attention.wqkv, attention.heads) for attention in attentions])
 
     def from_codes(content: Tensor, prompt_content: Tensor, mel: Tensor, prompt_mel: Tensor, style: Tensor) -> _Losses:
-        return flow_loss(s2mel, content, prompt_content, mel, prompt_mel, style, early, estimator), {}
+        velocity = flow_loss(s2mel, content, prompt_content, mel, prompt_mel, style, early)
+        penalty, logits = sharpness.penalty()
+        return velocity + penalty, {"velocity": velocity, "logits": logits}
 
     def with_latents(content: Tensor, latents: Tensor, *others: Tensor) -> _Losses:
         return from_codes(content + s2mel.gpt_layer(latents), *others)
@@ -135,14 +138,13 @@ def warm_up(settings: StageSettings) -> None:
     """A few steps on random numbers, as :func:`indextts.training.language_model.warm_up`."""
     config = SIZES[settings.size]().config
     s2mel = S2Mel(config.s2mel, config.gpt_latent_dim).to(settings.device)
-    estimator = fused(s2mel.cfm.estimator, settings.device, settings.fuse)
     for n, p in ((60, 100), (150, 61), (220, 200)):
         rows = max(2, int(_BATCH_FRAMES * settings.batch / (1.72 * (n + p))))
         content, prompt = (torch.randn(rows, count, config.s2mel.length_regulator.in_channels, device=settings.device) for count in (n, p))
         mel, prompt_mel = (torch.randn(rows, config.s2mel.DiT.in_channels, int(1.72 * count), device=settings.device) for count in (n, p))
         style = torch.randn(rows, config.s2mel.style_encoder.dim, device=settings.device)
         with autocast(settings):
-            loss = flow_loss(s2mel, content, prompt, mel, prompt_mel, style, estimator=estimator)
+            loss = flow_loss(s2mel, content, prompt, mel, prompt_mel, style)
         loss.backward()
 
 
@@ -154,7 +156,6 @@ def flow_loss(
     prompt_mel: Tensor,
     style: Tensor,
     early: float = 1.0,
-    estimator: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Mean squared error of the velocity on the target's frames; all rows have the same lengths.
 
@@ -162,7 +163,7 @@ def flow_loss(
     a short training has to learn.
 
     ``content`` (B, n, in_channels) and ``mel`` (B, 80, G) of the targets; ``prompt_content``, ``prompt_mel`` (B, 80, P) and ``style``
-    (B, style) of the prompts. ``estimator``: another form of ``s2mel.cfm.estimator`` with its weights.
+    (B, style) of the prompts.
     """
     rows, _, frames = mel.shape
     prompt_frames = prompt_mel.shape[-1]
@@ -175,7 +176,7 @@ def flow_loss(
     noise = torch.randn_like(mel)
     state = torch.cat([torch.zeros_like(prompt_mel), (1 - t)[:, None, None] * noise + t[:, None, None] * mel], dim=-1)
     prompt = torch.cat([prompt_mel, torch.zeros_like(mel)], dim=-1) * kept[:, None, None]
-    velocity = (s2mel.cfm.estimator if estimator is None else estimator)(state, prompt, t, style * kept[:, None], mu * kept[:, None, None])
+    velocity = s2mel.cfm.estimator(state, prompt, t, style * kept[:, None], mu * kept[:, None, None])
     return (velocity[..., prompt_frames:].float() - (mel - noise)).square().mean()
 
 

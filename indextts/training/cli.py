@@ -123,7 +123,6 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         if name == "gpt":
             stage.add_argument("--unguided", action="store_true", help="leave the GPT alone with finding out which piece each code speaks")
         if name == "s2mel":
-            stage.add_argument("--fuse", action="store_true", help="compile the estimator on CUDA (not yet tried on one)")
             stage.add_argument("--latents-from", type=Path, help="file; once it exists, the GPT's latents are added to the codes")
             stage.add_argument("--early", type=float, default=1.0, help="above 1: early times of the flow are trained more")
             stage.add_argument("--lead", type=int, default=0, help="first steps in which the length regulator alone predicts the mel")
@@ -276,7 +275,6 @@ def _settings(options: argparse.Namespace, device: torch.device) -> StageSetting
         rate=options.rate,
         afresh=options.afresh,
         replay=not options.no_replay,
-        fuse=getattr(options, "fuse", False),
         absolute_pitch=options.absolute_pitch,
     )
 

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOG_EVERY = 50
 _RUNAWAY = 1.5  # times the usual loss
+# A linear layer over so many inputs moves its output by their number times the learning rate, if Adam agrees with itself: the language
+# model's conditioners (7,600 inputs, all positive) pushed theirs so far off in one run that they said the same of every voice from then on.
+# Above this its rate falls with the number of inputs (arXiv 2203.03466).
+_WIDE, _NARROW = 2048, 512
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,6 @@ class StageSettings:
     warmup_steps: int = 150
     rate: float = 1.0  # factor on every learning rate
     replay: bool = True  # on CUDA, whole steps as graphs
-    fuse: bool = False  # on CUDA, flow matching compiled
     absolute_pitch: bool = False  # encoder and codec tell how high a voice is, not only how it moves
 
 
@@ -118,7 +121,8 @@ class Trainer:
             module.requires_grad_(True)
         self.averaged = {key: copy.deepcopy(module).requires_grad_(False).eval() for key, module in self.modules.items()}
         self.parameters = [p for module in self.modules.values() for p in module.parameters()]
-        matrices = [p for p in self.parameters if p.dim() > 1]
+        wide = [p for p in self.parameters if p.dim() == 2 and p.shape[1] > _WIDE]
+        matrices = [p for p in self.parameters if p.dim() > 1 and not any(p is other for other in wide)]
         others = [p for p in self.parameters if p.dim() <= 1]
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         # On the device, so that a recorded step reads today's values: the learning rate, and the weight of the newest parameters.
@@ -126,6 +130,8 @@ class Trainer:
         self._rate = torch.tensor(peak, device=settings.device)
         self._newest = torch.tensor(1.0, device=settings.device)
         on_cuda = settings.device.type == "cuda"
+        self._wide_rates = [(torch.tensor(peak, device=settings.device), _NARROW / p.shape[1]) for p in wide]
+        groups += [{"params": [p], "weight_decay": weight_decay, "lr": r} for p, (r, _) in zip(wide, self._wide_rates, strict=True)]
         self.optimiser = torch.optim.AdamW(groups, lr=self._rate, betas=betas, fused=True, capturable=on_cuda)
         self.scale = LossScale(settings.device, enabled=settings.precision == "fp16" and on_cuda)
         self.peak, self.clip, self.average = peak, clip, average
@@ -198,7 +204,10 @@ class Trainer:
         """Put this step's learning rate and averaging weight where :meth:`update` finds them."""
         warm = min(1.0, (self.steps - self._warm_from + 1) / self.settings.warmup_steps)
         falling = max(0.0, self.progress - 0.25) / 0.75
-        self._rate.fill_(warm * max(self.least, self.peak * 0.5 * (1 + math.cos(math.pi * falling))))
+        rate = warm * max(self.least, self.peak * 0.5 * (1 + math.cos(math.pi * falling)))
+        self._rate.fill_(rate)
+        for wide, factor in self._wide_rates:
+            wide.fill_(factor * rate)
         keep = min(self.average, (1 + self.steps) / (10 + self.steps)) if not self.resumed else self.average
         self._newest.fill_(1 - keep)
         if not self._pairs:

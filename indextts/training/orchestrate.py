@@ -72,7 +72,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan", default="", help="planned training seconds, such as encoder=110,gpt=900,s2mel=900 (default: what the time allows)"
     )
-    parser.add_argument("--fuse", action="store_true", help="compile flow matching's estimator on CUDA (not yet tried on one)")
     parser.add_argument("--batch", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--afresh", action="store_true", help="count the planned times from now, whatever the resumed runs took")
@@ -153,8 +152,6 @@ class Conductor:
         jobs += [Job(name, self._stage(name, plans[name], end, plans[name])) for name in _SHARES if name in plans]
         more = {"code": ["--faithful"] if options.faithful else [], "vocoder": []}
         more["gpt"] = more["s2mel"] = ["--lexicon", str(options.lexicon)] if options.lexicon else []
-        if options.fuse:
-            more["s2mel"] = [*more["s2mel"], "--fuse"]
         if options.latents_seconds:
             more["s2mel"] = [*more["s2mel"], "--latents-from", str(self._gpt_done)]
         if {"code", "gpt", "s2mel"} & set(options.stages):
@@ -258,7 +255,6 @@ class Conductor:
             logger.warning("%s failed:\n%s", job.name, self._tail(job, 12))
             if job.name in STAGES and "--no-replay" not in job.arguments:
                 job.arguments.append("--no-replay")  # a failed recording can leave the device's state unusable
-                job.arguments = [argument for argument in job.arguments if argument != "--fuse"]
             self._start(job)
             return
         if status != 0:

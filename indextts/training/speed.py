@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +27,3 @@ def _forward(module: Activation, activate: object, x: Tensor, lengths: Tensor | 
         raise ValueError("training pieces are not padded")
     out: Tensor = activate(x, module)  # type: ignore[operator]
     return out
-
-
-def fused(module: nn.Module, device: torch.device, wanted: bool) -> Callable[..., Tensor]:
-    """``module`` with its elementwise operations joined (``torch.compile``), for all sizes at once; itself on other devices.
-
-    A step of flow matching is 1,800 kernels over 17 MB each, so it is their number that costs. Where compiling fails, the module runs as
-    it is, with a warning. On a CPU the graph was compared with the module; on a GPU this has not been tried yet.
-    """
-    if not wanted or device.type != "cuda":
-        return module
-    import torch._dynamo
-
-    torch._dynamo.config.suppress_errors = True
-    return torch.compile(module, dynamic=True)

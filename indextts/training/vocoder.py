@@ -36,7 +36,7 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     torch.manual_seed(settings.seed)
     vocoder = BigVGAN(SIZES[settings.size]().bigvgan)
     trainer = Trainer(
-        "vocoder", {"vocoder": vocoder}, settings, peak=5e-4, betas=(0.8, 0.99), weight_decay=0.0, average=0.997, clip=5.0, steady=False
+        "vocoder", {"vocoder": vocoder}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, average=0.997, clip=5.0, steady=False
     )
     judges = Discriminators(2 if settings.size == "miniature" else 32)
     fuse_activations(vocoder, settings.device)

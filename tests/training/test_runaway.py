@@ -57,3 +57,15 @@ def test_losses_that_may_rise_are_left_alone_unless_they_are_no_numbers(tmp_path
     run(trained, math.nan)
     assert trained.peak == pytest.approx(0.006)
     assert torch.isfinite(trained.modules["module"].weight).all()
+
+
+def test_layers_over_many_inputs_learn_more_slowly(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    modules = {"wide": nn.Linear(4096, 2, bias=False), "narrow": nn.Linear(64, 2, bias=False)}
+    settings = StageSettings(tmp_path, tmp_path, CPU, 60, 60, steps=1000, size="miniature", warmup_steps=1)
+    trained = Trainer("part", modules, settings, peak=0.01, weight_decay=0.0)
+    before = {name: module.weight.detach().clone() for name, module in modules.items()}
+    trained.step(sum(module.weight.sum() for module in modules.values()))
+    moved = {name: float((module.weight.detach() - before[name]).abs().mean()) for name, module in modules.items()}
+    assert moved["narrow"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["wide"] == pytest.approx(0.01 / 8, rel=1e-3)
