@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.gpt2 import GPT2Attention
 from indextts.training.alignment import NOWHERE, Watch
 from indextts.training.batches import GPTBatch, TextIds, endless_batches
 from indextts.training.coding import CodedCorpus
+from indextts.training.conditioning import ConditioningHeads, conditioning_truth, listening_share, with_gradient_share
 from indextts.training.emotions import emotion_rows
 from indextts.training.loop import StageSettings, Trainer, autocast
 from indextts.training.parts import load_part, restore
@@ -36,7 +37,6 @@ _WATCHED_HEADS = 2  # of each watched layer; the others look where they like
 _ALIGNMENT_WEIGHT = 0.1
 _PIECES = (75, 75, 125, 125, 125, 175, 175, 175, 250, 250, 400)  # tokens of the speech that conditions
 _FEW_PIECES = (100, 250)  # the same for recorded steps, which want few shapes
-_TEMPO_WEIGHT, _TEMPO_SPREAD, _TEMPO = 0.1, 0.2, 1.4  # of log tokens per phone: weight of its loss, usual spread and value
 _NO_IDS = np.zeros(0, np.int64)
 
 
@@ -68,10 +68,8 @@ def train_gpt(corpus: CodedCorpus, settings: StageSettings, lexicon: Path | None
     torch.manual_seed(settings.seed)
     config = SIZES[settings.size]().config
     gpt = UnifiedVoice(config.gpt, dropout=_DROPOUT)
-    tempo_head = nn.Linear(config.gpt.model_dim, 1)
-    nn.init.zeros_(tempo_head.weight)
-    nn.init.constant_(tempo_head.bias, _TEMPO)
-    trainer = Trainer("gpt", {"gpt": gpt, "tempo": tempo_head}, settings, peak=1.2e-3, betas=(0.9, 0.96), weight_decay=0.03)
+    heads = ConditioningHeads(config.gpt.model_dim)
+    trainer = Trainer("gpt", {"gpt": gpt, "heads": heads}, settings, peak=1.2e-3, betas=(0.9, 0.96), weight_decay=0.03)
     texts = TextIds(lexicon, settings.seed)
     watch = Watch(_watched(gpt), _WATCHED_HEADS) if guided else None
     known = load_part(settings.parts, "gpt")[0] if trainer.resumed else {}
@@ -82,42 +80,35 @@ def train_gpt(corpus: CodedCorpus, settings: StageSettings, lexicon: Path | None
         return emotion_rows(averaged, corpus, config.emo_num)
 
     def losses(
-        voice: Tensor, voice_lengths: Tensor, manner: Tensor, manner_lengths: Tensor, tempo: Tensor, *tensors: Tensor
+        voice: Tensor, voice_lengths: Tensor, manner: Tensor, manner_lengths: Tensor, truth: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         batch = GPTBatch(_NO_IDS, *tensors)
         latents = gpt.speaker_latents(voice, voice_lengths, isolate_padding=True)
-        conditioning = gpt.conditioning(latents, gpt.emotion_vector(manner, manner_lengths, isolate_padding=True))
-        text_loss, code_loss, right = sequence_losses(gpt, conditioning, batch)
-        tempo_loss = conditioned_tempo_loss(tempo_head(conditioning[:, : latents.shape[1]].mean(1)).squeeze(-1), tempo)
-        loss = code_loss + _TEXT_WEIGHT * text_loss + _TEMPO_WEIGHT * tempo_loss
-        values = {"codes": code_loss, "text": text_loss, "code_accuracy": right, "tempo": tempo_loss}
+        emotion = gpt.emotion_vector(manner, manner_lengths, isolate_padding=True)
+        conditioning = gpt.conditioning(latents, emotion)
+        text_loss, code_loss, right = sequence_losses(gpt, with_gradient_share(conditioning, listening), batch)
+        told, heard = heads.losses(latents, emotion, truth)
+        loss = code_loss + _TEXT_WEIGHT * text_loss + told
+        values = {"codes": code_loss, "text": text_loss, "code_accuracy": right, **heard}
         if watch is not None:
             values["attention"] = attention_loss(watch, batch, conditioning.shape[1])
             loss = loss + _ALIGNMENT_WEIGHT * values["attention"]
         return loss, values
 
+    listening = torch.tensor(1.0, device=settings.device)  # a tensor, so that a recorded step reads today's value
     step = trainer.replayed(losses)
     recorded = settings.replay and settings.device.type == "cuda"
     batches = endless_batches(corpus, texts, int(_BATCH_TOKENS * settings.batch), config.gpt.max_mel_tokens, guided, recorded)
     gpt.train()
     while trainer.running:
         batch = next(batches)
+        listening.fill_(1.0 if trainer.resumed else listening_share(trainer.steps))
         voice, manner = _companions(corpus, batch.ids)
         longest = int(corpus.rng.choice(_FEW_PIECES if recorded else _PIECES))
         conditions = (*_pieces(corpus, voice, longest, recorded), *_pieces(corpus, manner, longest, recorded))
-        step(*conditions, torch.from_numpy(corpus.tempo[batch.ids]).to(settings.device), *batch.tensors())
+        step(*conditions, conditioning_truth(corpus, batch.ids), *batch.tensors())
         trainer.save_if_due(lambda: known or tables())
     trainer.save(tables())
-
-
-def conditioned_tempo_loss(foretold: Tensor, tempo: Tensor) -> Tensor:
-    """How badly what conditions a row foretells the row's tempo, both (B,) in log tokens per phone; rows with NaN do not count.
-
-    In units of the usual spread's square. The codes alone teach tempo slowly: a wrong one costs little at each of them.
-    """
-    known = tempo.isfinite()
-    errors = torch.where(known, (foretold.float() - tempo.nan_to_num()) / _TEMPO_SPREAD, 0.0)
-    return errors.square().sum() / known.sum().clamp(min=1)
 
 
 def attention_loss(watch: Watch, batch: GPTBatch, before: int) -> Tensor:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from indextts.training.companions import Groups
+from indextts.training.conditioning import ConditioningHeads, listening_share, tempo_loss, with_gradient_share
 from indextts.training.corpus import Corpus, tempo_of
-from indextts.training.language_model import conditioned_tempo_loss
 from indextts.training.phones import PHONES, UNKNOWN
 from tests.training.made_up import write_shards
 
@@ -57,9 +57,33 @@ def test_a_corpus_knows_the_tempo_of_its_utterances(tmp_path: Path) -> None:
 
 def test_only_known_tempos_count() -> None:
     foretold = torch.tensor([1.4, 1.6, 9.0], requires_grad=True)
-    loss = conditioned_tempo_loss(foretold, torch.tensor([1.4, 1.4, torch.nan]))
+    loss = tempo_loss(foretold, torch.tensor([1.4, 1.4, torch.nan]))
     assert loss.item() == pytest.approx(0.5)  # one of two is off by one usual spread
     loss.backward()
     assert foretold.grad is not None
     assert foretold.grad.tolist() == pytest.approx([0.0, 5.0, 0.0], abs=1e-5)
-    assert conditioned_tempo_loss(foretold, torch.full((3,), torch.nan)).item() == 0
+    assert tempo_loss(foretold, torch.full((3,), torch.nan)).item() == 0
+
+
+def test_heads_learn_from_both_kinds_of_conditioning_and_say_how_well() -> None:
+    torch.manual_seed(0)
+    heads = ConditioningHeads(8)
+    latents, emotion = torch.randn(4, 3, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
+    truth = torch.tensor([[0.0, 8.0, 1.4], [5.0, 0.0, torch.nan], [1.0, 4.0, 1.2], [0.0, 4.0, 1.6]])
+    loss, parts = heads.losses(latents, emotion, truth)
+    assert set(parts) == {"voice", "manner", "tempo"}
+    loss.backward()
+    assert latents.grad is not None and emotion.grad is not None  # noqa: PT018 (one fact)
+    assert (latents.grad.abs().sum((1, 2)) > 0).all()
+    assert (emotion.grad.abs().sum(1) > 0).all()
+
+
+def test_at_first_the_codes_teach_the_conditioning_nothing() -> None:
+    assert [listening_share(step) for step in (0, 400, 600, 800, 9000)] == [0, 0, 0.5, 1, 1]
+    for share in (0.0, 0.25, 1.0):
+        x = torch.randn(5, requires_grad=True)
+        through = with_gradient_share(x, torch.tensor(share))
+        assert torch.equal(through, x)
+        (3 * through).sum().backward()
+        assert x.grad is not None
+        assert x.grad.tolist() == pytest.approx([3 * share] * 5)
