@@ -180,8 +180,8 @@ class Trainer:
     def step(self, loss: Tensor, **values: Tensor) -> None:
         """One update from ``loss``; ``values`` are logged beside it."""
         self.before_update()
-        self.update(loss)
-        self.after_update({"loss": loss, **values})
+        gradient = self.update(loss)
+        self.after_update({"loss": loss, **values, "gradient": gradient})
 
     def replayed(self, losses: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> Callable[..., None]:
         """Whole steps of ``losses(*tensors) -> (loss, values to log)`` as one call, recorded on CUDA (:mod:`indextts.training.replay`)."""
@@ -189,8 +189,8 @@ class Trainer:
         def whole(*inputs: Tensor) -> dict[str, Tensor]:
             with self.autocast():
                 loss, values = losses(*inputs)
-            self.update(loss)
-            return {"loss": loss.detach(), **{key: value.detach() for key, value in values.items()}}
+            gradient = self.update(loss)
+            return {"loss": loss.detach(), **{key: value.detach() for key, value in values.items()}, "gradient": gradient}
 
         replay = Replay(whole, self.settings.device, enabled=self.settings.replay)
 
@@ -214,18 +214,22 @@ class Trainer:
             means, trained = state_of(self.averaged), state_of(self.modules)
             self._pairs = [(means[key], trained[key]) for key in trained if trained[key].is_floating_point()]
 
-    def update(self, loss: Tensor) -> None:
-        """The part of a step that runs on the device alone: gradients, optimiser, averages. It asks the device for no value."""
+    def update(self, loss: Tensor) -> Tensor:
+        """The part of a step that runs on the device alone: gradients, optimiser, averages. It asks the device for no value.
+
+        Returns the norm of all gradients before they were clipped, ().
+        """
         self.optimiser.zero_grad(set_to_none=True)
         self.scale.scaled(loss).backward()
         self.scale.unscale(self.parameters, self.optimiser)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimiser.step()
         with torch.no_grad():
             means = [mean for mean, _ in self._pairs]
             moves = torch._foreach_sub([value for _, value in self._pairs], means)
             torch._foreach_mul_(moves, self._newest)
             torch._foreach_add_(means, moves)
+        return norm.detach()
 
     def after_update(self, values: Mapping[str, Tensor]) -> None:
         """Count the step and keep its ``values`` (``loss`` among them) for the curves."""
@@ -259,14 +263,10 @@ class Trainer:
         }
         self._logged = now
         self.settings.logs.mkdir(parents=True, exist_ok=True)
-        path = self.settings.logs / f"{self.name}.csv"
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+        _append_row(self.settings.logs / f"{self.name}.csv", row)
         logger.info("%s: %s", self.name, ", ".join(f"{key} {value}" for key, value in row.items()))
-        self._judge(means["loss"], self.steps % (10 * count) == 0)
+        # Beyond all bounds, gradients clip each other to nothing, and a step is only noise, however small the loss still is.
+        self._judge(means["loss"] if math.isfinite(means.get("gradient", 0.0)) else math.inf, self.steps % (10 * count) == 0)
 
     def _judge(self, loss: float, due: bool) -> None:
         """Keep good weights now and then (``due``); go back to them when the ``loss`` is no number, or far above the usual twice."""
@@ -306,6 +306,20 @@ class Trainer:
             return False
         self.save(extra() if extra else None)
         return True
+
+
+def _append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Add ``row`` to a table; one with other columns, of an older recipe's run, is kept beside it."""
+    if path.is_file():
+        with path.open(newline="") as file:
+            known = next(csv.reader(file), [])
+        if known != list(row):
+            path.rename(path.with_suffix(f".{int(path.stat().st_mtime)}.csv"))
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def autocast(settings: StageSettings) -> contextlib.AbstractContextManager[Any]:

@@ -112,7 +112,7 @@ bars(
 # | s2mel | mels from codes | the corpus, by flow matching |
 # | vocoder | waves from mels | the corpus, with discriminators |
 #
-# The whole run is one command; `python -m indextts.training --help` lists the stages, and `--precision bf16` or `fp16` chooses the format (fp16 with the dynamic scale shown above). The voice that comes with the package was trained in bf16, its vocoder in fp16. All but the vocoder, which is older, is from one run of 26.5 minutes on two GPUs:
+# The whole run is one command; `python -m indextts.training --help` lists the stages, and `--precision bf16` or `fp16` chooses the format (fp16 with the dynamic scale shown above). The voice that comes with the package was trained in bf16, its vocoder in fp16. It comes from two runs of 26.5 minutes on two GPUs, the vocoder from the second:
 
 # %%
 made = recorded("training")
@@ -147,7 +147,35 @@ lines(
 )
 
 # %% [markdown]
-# The first try ran away: after 22,600 steps at a high learning rate, within a hundred steps and without a warning, and it did not come back by itself. It was started again from weights of before with seven tenths of the rate. Since then the trainer watches for that: when the loss is one and a half times the usual twice in a row, it returns to good weights and lowers the rate.
+# The first try ran away: after 22,600 steps, within a hundred steps and without a warning, and it did not come back by itself. It was started again from weights of before with seven tenths of the rate.
+#
+# ## Why it ran away
+#
+# The next run did the same at a lower rate, and this time its weights were kept. Nothing limits an attention's logits: a layer can sharpen its attention by making queries and keys longer, and when it is as sharp as can be, longer ones cost nothing. How long they are in each layer, at three steps:
+
+# %%
+growth = recorded("attention_growth")
+
+
+def logits(layer):
+    rows = growth.where(measure=f"layer {layer}")
+    return [row["step"] for row in rows], [row["value"] for row in rows]
+
+
+lines(
+    {f"layer {layer}": logits(layer) for layer in range(1, 8)},
+    title="What a logit is when query and key agree",
+    x="training step",
+    y="size",
+    log_y=True,
+)
+
+# %%
+for row in growth.where(measure="gradient_norm"):
+    note(f"Step {row['step']:,}: the norm of all gradients is **{row['value']:.3g}**.")
+
+# %% [markdown]
+# A softmax over logits of millions has gradients of any size. Clipping divides them all by their norm, so that every step moved that layer at random and the others not at all, and no learning rate could help: the loss rose at a sixth of it too. Training now pays for logits above 40 (`indextts.training.sharpness`), which few healthy layers reach. Besides, the trainer goes back to weights of before when the loss is one and a half times the usual twice in a row. That worked (1.56 to 0.56), and was no cure: the weights of before were ill already.
 
 # %% [markdown]
 # ## When the loss is fine and the sound is not

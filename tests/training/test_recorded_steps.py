@@ -37,7 +37,7 @@ def test_a_step_as_one_call_updates_as_its_pieces_do(tmp_path: Path) -> None:
     assert one.steps == other.steps == 8
     for ours, theirs in ((one.modules, other.modules), (one.averaged, other.averaged)):
         torch.testing.assert_close(ours["module"].weight, theirs["module"].weight, rtol=0, atol=0)
-    assert (tmp_path / "a/part.csv").read_text().splitlines()[0].endswith("size")
+    assert (tmp_path / "a/part.csv").read_text().splitlines()[0].endswith("size,gradient")
 
 
 def test_averages_follow_the_weights_as_a_running_mean(tmp_path: Path) -> None:

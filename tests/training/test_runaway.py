@@ -59,6 +59,27 @@ def test_losses_that_may_rise_are_left_alone_unless_they_are_no_numbers(tmp_path
     assert torch.isfinite(trained.modules["module"].weight).all()
 
 
+def test_gradients_beyond_all_bounds_count_as_running_away(tmp_path: Path) -> None:
+    trained = trainer(tmp_path)
+    run(trained, *[1.0] * 30)
+    kept = trained._good[0]["module.weight"].clone()
+    weight = trained.modules["module"].weight
+    for _ in range(_WINDOW):
+        trained.step(1.0 + 1e25 * (weight - weight.detach()).sum())  # the loss itself looks well
+    assert trained.peak == pytest.approx(0.006)
+    torch.testing.assert_close(weight.detach(), kept, rtol=0, atol=0)
+
+
+def test_curves_of_an_older_recipe_are_kept_beside_the_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "part.csv").write_text("steps,loss\n5,2.0\n")
+    run(trainer(tmp_path), 1.0, 1.0)
+    old = list(tmp_path.glob("part.*.csv"))
+    assert [path.read_text() for path in old] == ["steps,loss\n5,2.0\n"]
+    new = (tmp_path / "part.csv").read_text().splitlines()
+    assert len(new) == 3
+    assert new[0].split(",") == ["steps", "seconds", "rate", "ms_per_step", "loss", "gradient"]
+
+
 def test_layers_over_many_inputs_learn_more_slowly(tmp_path: Path) -> None:
     torch.manual_seed(0)
     modules = {"wide": nn.Linear(4096, 2, bias=False), "narrow": nn.Linear(64, 2, bias=False)}
