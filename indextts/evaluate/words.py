@@ -83,7 +83,12 @@ class Recogniser:
         # All of it; without its last words; or with some said again.
         choices = {0: words} | {-n: words[:-n] for n in range(1, most + 1)} | {n: words + words[-n:] for n in range(1, most + 1)}
         heard = self._heard(samples, rate, _grammar(" | ".join(map(" ".join, choices.values())))).split()
-        return next((n for n, choice in choices.items() if choice == heard), -len(words))
+        for n, choice in choices.items():
+            if choice == heard:
+                return n
+        # The sound ended in the middle of a choice: words that are missing are missing, words that only began again were not said.
+        agreed = next((i for i, (word, other) in enumerate(zip(words, heard, strict=False)) if word != other), min(len(words), len(heard)))
+        return agreed - len(words)
 
     def knows(self, text: str) -> list[str]:
         """Words of ``text`` that are not in its dictionary: no grammar may hold them, and free decoding cannot hear them."""

@@ -63,6 +63,24 @@ def test_grammars_choose_among_sentences_and_find_the_ending(speech: list[np.nda
     assert judge.ending(np.concatenate([sound, sound[-len(sound) // 4 :]]), RATE, text) > 0
 
 
+@pytest.mark.parametrize(
+    ("heard", "count"),
+    [
+        ("the sun is up", 0),
+        ("the sun is up a", 0),  # the sound ended where words would have begun again
+        ("the sun is up sun is up", 3),
+        ("the sun is", -1),
+        ("the", -3),
+        ("", -4),
+        ("a moon", -4),
+    ],
+)
+def test_an_ending_that_fits_no_choice_counts_its_missing_words(monkeypatch: pytest.MonkeyPatch, heard: str, count: int) -> None:
+    judge = object.__new__(Recogniser)
+    monkeypatch.setattr(judge, "_heard", lambda *_: heard, raising=False)
+    assert judge.ending(np.zeros(4, np.float32), RATE, "The sun is up.") == count
+
+
 def test_silence_is_heard_as_nothing(judge: Recogniser) -> None:
     assert spoken_words(judge.transcribe(np.zeros(RATE, np.int16), RATE)) == []
 
