@@ -162,6 +162,7 @@ def logits(layer):
     return [row["step"] for row in rows], [row["value"] for row in rows]
 
 
+# %%
 lines(
     {f"layer {layer}": logits(layer) for layer in range(1, 8)},
     title="What a logit is when query and key agree",
