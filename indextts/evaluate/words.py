@@ -86,9 +86,10 @@ class Recogniser:
         for n, choice in choices.items():
             if choice == heard:
                 return n
-        # The sound ended in the middle of a choice: words that are missing are missing, words that only began again were not said.
+        # The sound ended in the middle of a choice. One word more than the text has may be a breath; more are words.
         agreed = next((i for i, (word, other) in enumerate(zip(words, heard, strict=False)) if word != other), min(len(words), len(heard)))
-        return agreed - len(words)
+        more = len(heard) - len(words)
+        return agreed - len(words) if agreed < len(words) else more * (more > 1)
 
     def knows(self, text: str) -> list[str]:
         """Words of ``text`` that are not in its dictionary: no grammar may hold them, and free decoding cannot hear them."""

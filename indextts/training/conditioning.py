@@ -18,10 +18,8 @@ from indextts.training.coding import CodedCorpus
 from indextts.training.speakers import LIVELINESS, RATES, all_speakers
 
 _VOICE_WEIGHT, _MANNER_WEIGHT, _TEMPO_WEIGHT = 0.05, 0.2, 0.2
-_HEADS_ALONE, _ALL_TOGETHER = (
-    400,
-    800,
-)  # steps: up to the first the codes teach the conditioning nothing, from the second on all that they can
+# Steps: up to the first the codes teach the conditioning nothing, from the second on all that they can.
+_HEADS_ALONE, _ALL_TOGETHER = 400, 800
 _TEMPO, _TEMPO_SPREAD = 1.4, 0.2  # usual log tokens per phone, and the unit of its errors
 
 

@@ -18,8 +18,8 @@ from indextts.training.speed import fuse_activations
 _BATCH = 20
 _FRAMES = 64  # of a piece
 _MEL_WEIGHT, _SPECTRUM_WEIGHT, _EDGE_WEIGHT = 15.0, 1.0, 20.0
-# With these, mel, fooling and features weigh 37 : 1 : 2 (BigVGAN: 45 : 1 : 2). With 1.0 and 2.0 the sound was as clean (DNSMOS), but it
-# followed the mel less, and strangers were taken for others.
+# With these, mel, fooling and features weigh 37 : 1 : 2 (BigVGAN: 45 : 1 : 2). A run with 1.0 and 2.0, and with
+# higher rates, sounded as clean (DNSMOS) but followed the mel less, and strangers were taken for others.
 _FOOLING_WEIGHT, _FEATURE_WEIGHT = 0.4, 0.8
 _ALONE = 0.2  # share of the planned time before the discriminators come in; a vocoder that goes on meets them at once
 _RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))

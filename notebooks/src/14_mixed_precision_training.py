@@ -151,7 +151,7 @@ lines(
 #
 # ## Why it ran away
 #
-# The next run did the same at a lower rate, and this time its weights were kept. Nothing limits an attention's logits: a layer can sharpen its attention by making queries and keys longer, and when it is as sharp as can be, longer ones cost nothing. How long they are in each layer, at three steps:
+# The next run did the same at a lower rate, and this time its weights were kept. (Those of the first try are gone; that it had the same cause is likely, not known.) Nothing limits an attention's logits: a layer can sharpen its attention by making queries and keys longer, and when it is as sharp as can be, longer ones cost nothing. How long they are in each layer, at three steps:
 
 # %%
 growth = recorded("attention_growth")
@@ -180,7 +180,7 @@ note(
 )
 
 # %% [markdown]
-# A softmax over logits of millions has gradients of any size. Clipping divides them all by their norm, so that every step moved that layer at random and the others not at all, and no learning rate could help: the loss rose at a sixth of it too. Training now pays for logits above 40 (`indextts.training.sharpness`), which few healthy layers reach. Besides, the trainer goes back to weights of before when the loss is one and a half times the usual twice in a row. That worked (1.56 to 0.56), and was no cure: the weights of before were ill already.
+# A softmax over logits of millions has gradients of any size. Clipping divides them all by their norm, which leaves next to nothing of the others, and no learning rate helps: the loss rose at a sixth of it too. (In float32 on a CPU, trained on from the last of these weights, the norm was infinite, which leaves nothing at all, and the loss rose as well.) Training now pays for logits above 40 (`indextts.training.sharpness`), which few healthy layers reach. Besides, the trainer goes back to weights of before when the loss is one and a half times the usual twice in a row. That worked (1.56 to 0.56), and was no cure: the weights of before were ill already.
 
 # %% [markdown]
 # ## When the loss is fine and the sound is not
