@@ -42,7 +42,8 @@ _BENT, _BENDS, _RELIEF, _DEPTH = 0.06, 4, 0.25, (-0.35, 0.15)
 _DROP = 0.15  # share of rows without conditions
 _HOP = 256
 _MEL_RATE = SAMPLE_RATE / _HOP
-PROMPTS, _TARGETS = (60, 100, 150, 200), (60, 100, 150, 220)  # semantic tokens
+PROMPTS, _TARGETS = (60, 100, 150, 200, 300), (60, 100, 150, 220)  # semantic tokens
+_LONG, _LONGEST_OF = 100, 5  # prompts of more tokens are sought among so many utterances, for most are too short
 _LATENT_RATE = 2e-4  # least learning rate while the projection learns
 _LATENT_TOKENS = 12_000  # of a batch with GPT latents
 
@@ -201,7 +202,7 @@ def _pieces(corpus: CodedCorpus, batch: float, lengths: Sequence[int]) -> _Draw:
     rows = max(2, int(_BATCH_FRAMES * batch / (1.72 * (n + p))))
     ids = corpus.draw(rows, n + 1)
     n = _in_steps(min(n, int(corpus.tokens[ids].min()) - 1))
-    prompts = corpus.companions(ids, same_style=False)
+    prompts = corpus.companions(ids, same_style=False, longest_of=_LONGEST_OF if p > _LONG else 1)
     p = _common_length(corpus, prompts, p)
     return ids, prompts, corpus.offsets(ids, n), corpus.offsets(prompts, p), n, p
 
@@ -214,7 +215,7 @@ def _whole_utterances(corpus: CodedCorpus, batch: float, lengths: Sequence[int])
     among = corpus.told & (corpus.tokens >= n) & (corpus.tokens < 1.4 * n + 8)
     ids = corpus.draw(rows, n, among if among.any() else None)
     n = _in_steps(min(n, int(corpus.tokens[ids].min()) - 1))
-    prompts = corpus.companions(ids, same_style=True)
+    prompts = corpus.companions(ids, same_style=True, longest_of=_LONGEST_OF if p > _LONG else 1)
     p = _common_length(corpus, prompts, p)
     return ids, prompts, np.zeros_like(ids), corpus.offsets(prompts, p), n, p
 

@@ -26,7 +26,10 @@ _FEW = 200  # utterances that are aligned at once; each takes 2 ms, and a GPU wo
 _ALIGNERS = min(6, (os.cpu_count() or 1) - 4)  # processes for that
 _POOL = 4096  # utterances that are sorted by length at a time
 SPELLED = 0.12  # share of known words that training spells
-_TEXT_STEP, _CODE_STEP = 32, 64  # for recorded steps: what text and codes are padded to
+# Recorded steps have few shapes, so their rows are padded to a common room for text and codes together. What one of the two may take of it
+# is what the slowest and the fastest speech take, and more.
+_ROOM_STEP = 64
+_MOST_TEXT, _MOST_CODES = (3, 8), (7, 8)
 
 
 @dataclass
@@ -39,9 +42,14 @@ class GPTBatch:
     codes: Tensor  # (B, N)
     code_lengths: Tensor
     positions: Tensor | None = None  # (B, N) text position that each code speaks, NOWHERE if unknown
+    room: int | None = None  # no row's text and codes are longer together (default: what both are padded to)
+
+    def width(self, before: int) -> int:
+        """Length of the longest row that is laid out without a gap, after ``before`` positions: starts and stops included."""
+        return before + (self.text.shape[1] + self.codes.shape[1] if self.room is None else self.room) + 4
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All but the ids, in order."""
+        """All but ids and room, in order."""
         found = (self.text, self.text_lengths, self.codes, self.code_lengths, self.positions)
         return tuple(x for x in found if x is not None)
 
@@ -95,14 +103,25 @@ def _align_all(pairs: list[tuple[list[str], npt.NDArray[np.uint8]]]) -> list[Pos
     return [align(pieces, labels) for pieces, labels in pairs]
 
 
-def endless_batches(corpus: CodedCorpus, texts: TextIds, budget: int, longest: int, guided: bool, few_shapes: bool) -> Iterator[GPTBatch]:
-    """Batches of at most ``budget`` padded tokens, forever; new shards join between pools. ``few_shapes``: for recorded steps."""
+def recorded_room(code_width: int) -> int:
+    """The room of a recorded step's batch, by the width of its codes."""
+    return code_width * _MOST_CODES[1] // _MOST_CODES[0]
+
+
+def endless_batches(
+    corpus: CodedCorpus, texts: TextIds, budget: int, longest: tuple[int, int], guided: bool, few_shapes: bool
+) -> Iterator[GPTBatch]:
+    """Batches of at most ``budget`` padded tokens, forever; new shards join between pools.
+
+    ``longest``: most text ids and most codes; ``few_shapes``: for recorded steps.
+    """
     while True:
         corpus.refresh(24)
         rows = texts.rows(corpus.texts)
         positions = texts.positions(corpus) if guided else None
         pool = corpus.rng.choice(len(corpus), min(_POOL, len(corpus)), replace=False)
-        pool = pool[(corpus.tokens[pool] < longest) & corpus.told[pool]]
+        pool = pool[(corpus.tokens[pool] < longest[1]) & corpus.told[pool]]
+        pool = np.array([i for i in pool if len(rows[i]) <= longest[0]], np.int64)
         if few_shapes:
             for chosen, text, codes in _alike(pool, [len(rows[i]) for i in pool], corpus.tokens[pool], budget, longest, corpus.rng):
                 yield _collate(corpus, rows, chosen, positions, text, codes)
@@ -123,20 +142,32 @@ def endless_batches(corpus: CodedCorpus, texts: TextIds, budget: int, longest: i
 
 
 def _alike(
-    pool: npt.NDArray[np.int64], texts: Sequence[int], tokens: npt.NDArray[np.int64], budget: int, longest: int, rng: np.random.Generator
+    pool: npt.NDArray[np.int64],
+    texts: Sequence[int],
+    tokens: npt.NDArray[np.int64],
+    budget: int,
+    longest: tuple[int, int],
+    rng: np.random.Generator,
 ) -> list[tuple[npt.NDArray[np.int64], int, int]]:
-    """The pool in batches of few shapes, in random order: utterances, text width, code width. Small rests repeat some utterances."""
-    text_widths = -(-np.asarray(texts) // _TEXT_STEP) * _TEXT_STEP
-    code_widths = np.minimum(-(-tokens // _CODE_STEP) * _CODE_STEP, longest)
-    widths = np.stack([text_widths, code_widths], axis=1)
+    """The pool in batches of few shapes, in random order: utterances, text width, code width. Small rests repeat some utterances.
+
+    The shape depends on text and codes together. By both alone, all rows of a batch would be spoken about equally fast, and what tells
+    fast from slow speech would get a gradient that pushes all rows the same way, step by step another one: the language model's
+    conditioning then learns to say the same of every clip (``notebooks/data/deaf_conditioning.json``).
+    """
+    lengths = np.stack([np.asarray(texts), tokens])
+    shares = np.array([_MOST_TEXT, _MOST_CODES])
+    needed = np.maximum(lengths.sum(0), (lengths * shares[:, 1:] / shares[:, :1]).max(0))
+    rooms = np.ceil(needed / _ROOM_STEP).astype(int) * _ROOM_STEP
     batches: list[tuple[npt.NDArray[np.int64], int, int]] = []
-    for text, codes in np.unique(widths, axis=0):
-        members = rng.permutation(pool[(widths == (text, codes)).all(axis=1)])
-        rows = max(1, budget // int(text + codes + 16))
-        if len(members) < rows // 4 and len(pool) > rows:
+    for room in np.unique(rooms).tolist():
+        text, codes = (room * share // of for share, of in (_MOST_TEXT, _MOST_CODES))
+        members = rng.permutation(pool[rooms == room])
+        rows = max(1, budget // (room + 16))
+        if codes > longest[1] or (len(members) < rows // 4 and len(pool) > rows):
             continue  # rare shapes are not worth recording; the next pool draws others
         starts = range(0, len(members), rows)
-        batches += [(np.resize(members[first : first + rows], rows), int(text), int(codes)) for first in starts]
+        batches += [(np.resize(members[first : first + rows], rows), min(text, longest[0]), codes) for first in starts]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -161,4 +192,5 @@ def _collate(
         there = np.full(codes.shape, NOWHERE, np.int64)
         for row, i in enumerate(ids):
             there[row, : tokens[row]] = positions[i]
-    return GPTBatch(ids, on(text), on(lengths), codes, on(tokens), None if there is None else on(there))
+    room = recorded_room(code_width) if code_width else None
+    return GPTBatch(ids, on(text), on(lengths), codes, on(tokens), None if there is None else on(there), room)

@@ -216,8 +216,14 @@ class CodedCorpus(Corpus):
         """Speaker encoder outputs (B, style)."""
         return self._styles[torch.from_numpy(ids).to(self.device)]
 
-    def companions(self, ids: npt.NDArray[np.int64], same_style: bool) -> npt.NDArray[np.int64]:
-        """Another utterance of each one's speaker, if there is one; with ``same_style`` spoken the same way, if there is one."""
+    def companions(self, ids: npt.NDArray[np.int64], same_style: bool, longest_of: int = 1) -> npt.NDArray[np.int64]:
+        """Another utterance of each one's speaker, if there is one; with ``same_style`` spoken the same way, if there is one.
+
+        ``longest_of``: so many are drawn, and the longest is taken.
+        """
+        if longest_of > 1:
+            drawn = np.stack([self.companions(ids, same_style) for _ in range(longest_of)])
+            return drawn[self.tokens[drawn].argmax(0), np.arange(len(ids))]
         found = self._by("speaker").others(ids, self.rng)
         if not same_style:
             return found

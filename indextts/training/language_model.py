@@ -19,7 +19,7 @@ from torch import Tensor
 from indextts.models.gpt import UnifiedVoice
 from indextts.models.gpt2 import GPT2Attention
 from indextts.training.alignment import NOWHERE, Watch
-from indextts.training.batches import GPTBatch, TextIds, endless_batches
+from indextts.training.batches import GPTBatch, TextIds, endless_batches, recorded_room
 from indextts.training.coding import CodedCorpus
 from indextts.training.conditioning import ConditioningHeads, conditioning_truth, listening_share, with_gradient_share
 from indextts.training.emotions import emotion_rows
@@ -36,7 +36,8 @@ _OTHER_MANNER = 0.25  # share of rows whose manner comes from another speaker
 _WATCHED_HEADS = 2  # of each watched layer; the others look where they like
 _ALIGNMENT_WEIGHT = 0.1
 _PIECES = (75, 75, 125, 125, 125, 175, 175, 175, 250, 250, 400)  # tokens of the speech that conditions
-_FEW_PIECES = (100, 250)  # the same for recorded steps, which want few shapes
+_FEW_PIECES = (100, 300)  # the same for recorded steps, which want few shapes
+_LONG, _LONGEST_OF = 200, 3  # longer pieces are sought among so many utterances, for most are shorter
 _NO_IDS = np.zeros(0, np.int64)
 
 
@@ -72,6 +73,7 @@ def train_gpt(corpus: CodedCorpus, settings: StageSettings, lexicon: Path | None
     trainer = Trainer("gpt", {"gpt": gpt, "heads": heads}, settings, peak=1.2e-3, betas=(0.9, 0.96), weight_decay=0.03)
     texts = TextIds(lexicon, settings.seed)
     watch = Watch(_watched(gpt), _WATCHED_HEADS) if guided else None
+    recorded = settings.replay and settings.device.type == "cuda"
     known = load_part(settings.parts, "gpt")[0] if trainer.resumed else {}
     known = {key: value for key, value in known.items() if key.startswith("matrix.")}  # between the ends, an earlier run's are kept
 
@@ -83,6 +85,7 @@ def train_gpt(corpus: CodedCorpus, settings: StageSettings, lexicon: Path | None
         voice: Tensor, voice_lengths: Tensor, manner: Tensor, manner_lengths: Tensor, truth: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         batch = GPTBatch(_NO_IDS, *tensors)
+        batch.room = recorded_room(batch.codes.shape[1]) if recorded else None
         latents = gpt.speaker_latents(voice, voice_lengths, isolate_padding=True)
         emotion = gpt.emotion_vector(manner, manner_lengths, isolate_padding=True)
         conditioning = gpt.conditioning(latents, emotion)
@@ -97,14 +100,14 @@ def train_gpt(corpus: CodedCorpus, settings: StageSettings, lexicon: Path | None
 
     listening = torch.tensor(1.0, device=settings.device)  # a tensor, so that a recorded step reads today's value
     step = trainer.replayed(losses)
-    recorded = settings.replay and settings.device.type == "cuda"
-    batches = endless_batches(corpus, texts, int(_BATCH_TOKENS * settings.batch), config.gpt.max_mel_tokens, guided, recorded)
+    most = config.gpt.max_text_tokens, config.gpt.max_mel_tokens
+    batches = endless_batches(corpus, texts, int(_BATCH_TOKENS * settings.batch), most, guided, recorded)
     gpt.train()
     while trainer.running:
         batch = next(batches)
         listening.fill_(1.0 if trainer.resumed else listening_share(trainer.steps))
-        voice, manner = _companions(corpus, batch.ids)
         longest = int(corpus.rng.choice(_FEW_PIECES if recorded else _PIECES))
+        voice, manner = _companions(corpus, batch.ids, _LONGEST_OF if longest > _LONG else 1)
         conditions = (*_pieces(corpus, voice, longest, recorded), *_pieces(corpus, manner, longest, recorded))
         step(*conditions, conditioning_truth(corpus, batch.ids), *batch.tensors())
         trainer.save_if_due(lambda: known or tables())
@@ -116,8 +119,7 @@ def attention_loss(watch: Watch, batch: GPTBatch, before: int) -> Tensor:
     assert batch.positions is not None
     known = (batch.positions != NOWHERE) & (torch.arange(batch.positions.shape[1], device=batch.codes.device) < batch.code_lengths[:, None])
     queries = before + batch.text_lengths[:, None] + 2 + torch.arange(batch.positions.shape[1], device=batch.codes.device)
-    longest = before + batch.text.shape[1] + batch.codes.shape[1] + 4
-    return watch.loss(queries.clamp(max=longest - 1), before + 1 + batch.positions.clamp(min=0), known)
+    return watch.loss(queries.clamp(max=batch.width(before) - 1), before + 1 + batch.positions.clamp(min=0), known)
 
 
 def warm_up(settings: StageSettings) -> None:
@@ -143,10 +145,10 @@ def warm_up(settings: StageSettings) -> None:
         loss.backward()
 
 
-def _companions(corpus: CodedCorpus, ids: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _companions(corpus: CodedCorpus, ids: npt.NDArray[np.int64], longest_of: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Utterances that condition each one: of the same speaker for the voice, and spoken alike for the manner."""
-    voice = corpus.companions(ids, same_style=bool(corpus.rng.random() < 0.5))
-    manner = corpus.companions(ids, same_style=True)
+    voice = corpus.companions(ids, bool(corpus.rng.random() < 0.5), longest_of)
+    manner = corpus.companions(ids, same_style=True, longest_of=longest_of)
     manner = np.where(corpus.rng.random(len(ids)) < _OTHER_MANNER, corpus.in_the_manner_of(ids), manner)
     return voice, manner
 
@@ -179,7 +181,7 @@ def sequence_losses(
 
     before = conditioning.shape[1]
     code_start = before + batch.text_lengths[:, None] + 2
-    longest = everything.shape[1]  # not the longest row's sum: that would ask the device
+    longest = batch.width(before)  # not the longest row's sum: that would ask the device
     place = torch.arange(longest, device=device)[None].expand(rows, -1)
     place = place + (place >= code_start) * (batch.text.shape[1] - batch.text_lengths[:, None])
     place = place.clamp(max=everything.shape[1] - 1)

@@ -1,8 +1,8 @@
 """The whole training in one command with a time limit: every stage is a process, and each starts when what it needs is there.
 
 Data are made on all cores from the first second on. The front half has the accelerator to itself: first the encoder, then codec and
-speaker encoder; after it language model, flow matching and vocoder share what is left. With a second GPU the vocoder has that one for
-itself from the beginning. ``--stages`` leaves stages out, so that a run can be given to one of them alone: three
+speaker encoder; after it language model, flow matching and vocoder share what is left. With a second GPU the vocoder has that one from the
+beginning, and shares it with nobody but the coding. ``--stages`` leaves stages out, so that a run can be given to one of them alone: three
 stages on one GPU make each step three times as long. Parts are copied to the output folder as they are saved, so a run that is killed
 loses a minute. A second run with the same output folder (or ``--resume``) keeps the front half as it is, since codes must not change their
 meaning, and goes on with the rest on fresh text.
@@ -36,7 +36,7 @@ _SHARES = {"encoder": (0.24, 130.0), "speaker": (0.13, 70.0), "codec": (0.13, 70
 STAGES = ("encoder", "codec", "speaker", "code", "gpt", "s2mel", "vocoder")
 # Who must be finished before a job starts; the others start at once, get ready, and wait for the parts that they read.
 _AFTER = {"speaker": ("encoder",), "vocoder": ("codec", "speaker")}
-_SECOND_GPU = ("vocoder",)  # who goes there, if there is one
+_SECOND_GPU = ("vocoder", "code")  # who goes there, if there is one
 _DATA_SHARE = 0.6
 _ENDING_S = 24.0  # samples, last copy
 _START_S = 45.0  # of processes, and until there is speech

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from indextts.training.companions import Groups
-from indextts.training.conditioning import ConditioningHeads, listening_share, tempo_loss, with_gradient_share
+from indextts.training.conditioning import ConditioningHeads, listening_share, spread_of, tempo_loss, with_gradient_share
 from indextts.training.corpus import Corpus, tempo_of
 from indextts.training.phones import PHONES, UNKNOWN
 from tests.training.made_up import write_shards
@@ -71,11 +71,49 @@ def test_heads_learn_from_both_kinds_of_conditioning_and_say_how_well() -> None:
     latents, emotion = torch.randn(4, 3, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
     truth = torch.tensor([[0.0, 8.0, 1.4], [5.0, 0.0, torch.nan], [1.0, 4.0, 1.2], [0.0, 4.0, 1.6]])
     loss, parts = heads.losses(latents, emotion, truth)
-    assert set(parts) == {"voice", "manner", "tempo"}
+    assert set(parts) == {"voice", "manner", "tempo", "spread"}
     loss.backward()
     assert latents.grad is not None and emotion.grad is not None  # noqa: PT018 (one fact)
     assert (latents.grad.abs().sum((1, 2)) > 0).all()
     assert (emotion.grad.abs().sum(1) > 0).all()
+
+
+def test_heads_hear_what_tells_clips_apart_however_faint_it_is() -> None:
+    torch.manual_seed(0)
+    heads = ConditioningHeads(8)
+    latents, emotion = torch.randn(16, 3, 8), torch.randn(16, 8)
+    truth = torch.stack([torch.arange(16.0) % 4, torch.arange(16.0) % 3, torch.full((16,), 1.4)], dim=1)
+    told = []
+    for loudness, common in ((1.0, 0.0), (0.5, 3.0)):
+        given = (loudness * latents + common).requires_grad_(), (loudness * emotion + common).requires_grad_()
+        loss, parts = heads.losses(*given, truth)
+        told.append([float(parts[name].detach()) for name in ("voice", "manner", "tempo")])
+        sum(parts[name] for name in ("voice", "manner", "tempo")).backward()
+        for x in given:
+            assert x.grad is not None
+            total = x.grad.flatten(0, -2)
+            assert total.sum(0).abs().max() < 1e-3 * total.abs().max(), "nobody is asked to say more of the same"
+    assert told[1] == pytest.approx(told[0], abs=0.02)
+    assert float(parts["spread"].detach()) < 0.2
+
+
+def test_saying_nearly_the_same_of_all_clips_costs_and_is_cured() -> None:
+    torch.manual_seed(0)
+    heads = ConditioningHeads(8)
+    truth = torch.stack([torch.arange(16.0) % 4, torch.arange(16.0) % 3, torch.full((16,), 1.4)], dim=1)
+    latents = torch.nn.Parameter(1 + 1e-4 * torch.randn(16, 3, 8))
+    emotion = torch.nn.Parameter(1 + 1e-4 * torch.randn(16, 8))
+    assert float(spread_of(torch.ones(4, 8))) < 1e-5
+    assert float(spread_of(emotion.detach() - emotion.detach().mean(0))) == pytest.approx(1.0)
+    optimiser = torch.optim.Adam([latents, emotion], 0.02)
+    for _ in range(150):
+        loss, parts = heads.losses(latents, emotion, truth)
+        optimiser.zero_grad()
+        loss.backward()
+        assert latents.grad is not None
+        assert latents.grad.isfinite().all()
+        optimiser.step()
+    assert float(parts["spread"].detach()) > 0.4
 
 
 def test_at_first_the_codes_teach_the_conditioning_nothing() -> None:

@@ -62,6 +62,18 @@ def test_padded_rows_lose_what_they_lose_alone(gpt: UnifiedVoice) -> None:
 
 
 @torch.no_grad()
+def test_a_room_for_text_and_codes_together_changes_no_loss(gpt: UnifiedVoice) -> None:
+    batch = batch_of([[5, 6, 8], [9, 10, 11, 12, 13, 14]], [[3, 4, 5, 6, 7, 8, 9], [1, 2]])
+    conditioning = torch.randn(2, 6, 32)
+    expected = sequence_losses(gpt, conditioning, batch, 0.0)
+    assert batch.width(6) == 6 + 6 + 7 + 4
+    batch.room = 10  # text and codes of the longest row
+    assert batch.width(6) == 6 + 10 + 4
+    for found, wanted in zip(sequence_losses(gpt, conditioning, batch, 0.0), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
 def test_latent_positions_are_those_of_the_models_own_forward(gpt: UnifiedVoice) -> None:
     batch = batch_of([[5, 6, 8, 9]], [[3, 4, 5, 6, 7]])
     conditioning = torch.randn(1, 6, 32)

@@ -37,11 +37,11 @@ def test_the_front_half_is_alone_before_the_vocoder_begins(tmp_path: Path) -> No
     assert "--faithful" in jobs["code"].arguments
 
 
-def test_a_second_gpu_has_the_vocoder_from_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_gpu_has_the_vocoder_from_the_beginning_and_the_coding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orchestrate, "_gpus", lambda: 2)
     jobs = {job.name: job for job in conductor(tmp_path, "--minutes", "10").jobs}
     assert jobs["vocoder"].after == ()
-    assert {name for name, job in jobs.items() if job.gpu == 1} == {"vocoder"}
+    assert {name for name, job in jobs.items() if job.gpu == 1} == {"vocoder", "code"}
     assert float(option(jobs["vocoder"], "--plan")) > float(option(jobs["s2mel"], "--plan"))
     seen: list[str] = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")

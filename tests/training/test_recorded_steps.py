@@ -11,7 +11,7 @@ from torch import nn
 
 from indextts.models.s2mel import S2Mel
 from indextts.training.acoustic import _stretched
-from indextts.training.batches import _alike
+from indextts.training.batches import _alike, recorded_room
 from indextts.training.loop import LossScale, StageSettings, Trainer
 from indextts.training.replay import Replay, _Recorded
 from indextts.training.sizes import miniature
@@ -93,16 +93,26 @@ def test_stretching_equals_the_length_regulator(tokens: int, frames: int) -> Non
 
 def test_batches_of_few_shapes_hold_what_fits_them() -> None:
     rng = np.random.default_rng(0)
-    texts, tokens = rng.integers(5, 110, 600), rng.integers(40, 560, 600)
-    batches = _alike(np.arange(600), texts.tolist(), tokens, 6000, 700, rng)
-    shapes = {(len(ids), text, codes) for ids, text, codes in batches}
-    assert len(shapes) <= 36
+    texts = rng.integers(5, 110, 600)
+    tokens = (texts * rng.uniform(2, 6, 600)).astype(int)
+    batches = _alike(np.arange(600), texts.tolist(), tokens, 6000, (100, 700), rng)
+    assert len({(len(ids), text, codes) for ids, text, codes in batches}) <= 12
     for ids, text, codes in batches:
-        assert texts[ids].max() <= text
-        assert tokens[ids].max() <= codes
-        assert len(ids) * (text + codes + 16) <= 6000 or len(ids) == 1
+        assert texts[ids].max() <= text or text == 100
+        assert tokens[ids].max() <= codes <= 700
+        assert (texts + tokens)[ids].max() <= recorded_room(codes)
+        assert len(ids) * (recorded_room(codes) + 16) <= 6000 or len(ids) == 1
     drawn = np.unique(np.concatenate([ids for ids, _, _ in batches]))
     assert len(drawn) > 480
+
+
+def test_a_batch_has_slow_and_fast_speech() -> None:
+    rng = np.random.default_rng(0)
+    texts, tempo = rng.integers(10, 110, 4000), rng.normal(np.log(3.4), 0.18, 4000)
+    tokens = (texts * np.exp(tempo)).astype(int)
+    batches = _alike(np.arange(4000), texts.tolist(), tokens, 28_000, (160, 720), rng)
+    apart = np.concatenate([tempo[ids] - tempo[ids].mean() for ids, *_ in batches])
+    assert apart.std() > 0.9 * tempo.std()
 
 
 def test_what_a_caller_takes_out_of_the_values_is_there_again_after_the_next_replay() -> None:

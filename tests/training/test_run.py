@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -143,3 +144,12 @@ def speech_clip() -> Callable[[], tuple[int, object]]:
     from tests.training.made_up import utterance
 
     return lambda: (22050, utterance(np.random.default_rng(5), 1).samples)
+
+
+def test_the_longest_of_several_companions_is_of_the_same_speaker(folder: Path) -> None:
+    coded = CodedCorpus(folder / "shards", folder / "coded", CPU)
+    coded.refresh()
+    ids = np.arange(len(coded))
+    usual, long = coded.companions(ids, same_style=False), coded.companions(ids, same_style=False, longest_of=5)
+    assert (coded.speakers[long] == coded.speakers[ids]).all()
+    assert coded.tokens[long].mean() > coded.tokens[usual].mean()
