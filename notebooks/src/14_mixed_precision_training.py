@@ -183,7 +183,9 @@ note(
 # A softmax over logits of millions has gradients of any size. Clipping divides them all by their norm, which leaves next to nothing of the others, and no learning rate helps: the loss rose at a sixth of it too. (In float32 on a CPU, trained on from the last of these weights, the norm was infinite, which leaves nothing at all, and the loss rose as well.) Training now pays for logits above 40 (`indextts.training.sharpness`), which few healthy layers reach. Besides, the trainer goes back to weights of before when the loss is one and a half times the usual twice in a row. That worked (1.56 to 0.56), and was no cure: the weights of before were ill already.
 
 # %%
-sharpest, norms = (growth.where(measure=f"{name}, paid for") for name in ("sharpest", "gradient_norm"))
+sharpest, norms = (
+    growth.where(measure=f"{name}, paid for") for name in ("sharpest", "gradient_norm")
+)
 note(
     f"The next run, which pays for them, at the same peak rate as the first: logits of at most **{max(r['value'] for r in sharpest):.0f}** "
     f"in {sharpest[-1]['step']:,} steps, and a norm of **{norms[-1]['value']:.2f}** in the end."
@@ -217,7 +219,9 @@ lines(
 
 # %%
 before, now = (conditioning(recipe, "voice")[1][-1] for recipe in ("before", "now"))
-note(f"Who speaks, after {deaf.rows[-1]['step']} steps: **{before:.1f}** nats before, **{now:.1f}** now (6.3 is a guess).")
+note(
+    f"Who speaks, after {deaf.rows[-1]['step']} steps: **{before:.1f}** nats before, **{now:.1f}** now (6.3 is a guess)."
+)
 
 # %% [markdown]
 # The batches did it. A recorded step has few shapes, so a batch had texts of one length and codes of one length: all of it was spoken about equally fast. Whatever heard tempo was pushed the same way by every row, and another way by the next batch. That moves what all clips have in common, and soon nothing else is left. Now only text and codes *together* have one length, and slow and fast speech share a batch; the heads hear no common part at all; and too small a spread costs something by itself.

@@ -86,7 +86,7 @@ def test_heads_hear_what_tells_clips_apart_however_faint_it_is() -> None:
     told = []
     for loudness, common in ((1.0, 0.0), (0.5, 3.0)):
         given = (loudness * latents + common).requires_grad_(), (loudness * emotion + common).requires_grad_()
-        loss, parts = heads.losses(*given, truth)
+        _, parts = heads.losses(*given, truth)
         told.append([float(parts[name].detach()) for name in ("voice", "manner", "tempo")])
         sum(parts[name] for name in ("voice", "manner", "tempo")).backward()
         for x in given:
