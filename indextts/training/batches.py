@@ -9,7 +9,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ class GPTBatch:
     codes: Tensor  # (B, N)
     code_lengths: Tensor
     positions: Tensor | None = None  # (B, N) text position that each code speaks, NOWHERE if unknown
-    room: int | None = None  # no row's text and codes are longer together (default: what both are padded to)
+    room: int | None = field(default=None, kw_only=True)  # no row's text and codes are longer together (default: what both are padded to)
 
     def width(self, before: int) -> int:
         """Length of the longest row that is laid out without a gap, after ``before`` positions: starts and stops included."""
@@ -193,4 +193,4 @@ def _collate(
         for row, i in enumerate(ids):
             there[row, : tokens[row]] = positions[i]
     room = recorded_room(code_width) if code_width else None
-    return GPTBatch(ids, on(text), on(lengths), codes, on(tokens), None if there is None else on(there), room)
+    return GPTBatch(ids, on(text), on(lengths), codes, on(tokens), None if there is None else on(there), room=room)

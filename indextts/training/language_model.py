@@ -85,7 +85,8 @@ def train_gpt(corpus: CodedCorpus, settings: StageSettings, lexicon: Path | None
         voice: Tensor, voice_lengths: Tensor, manner: Tensor, manner_lengths: Tensor, truth: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         batch = GPTBatch(_NO_IDS, *tensors)
-        batch.room = recorded_room(batch.codes.shape[1]) if recorded else None
+        if recorded:
+            batch.room = recorded_room(batch.codes.shape[1])
         latents = gpt.speaker_latents(voice, voice_lengths, isolate_padding=True)
         emotion = gpt.emotion_vector(manner, manner_lengths, isolate_padding=True)
         conditioning = gpt.conditioning(latents, emotion)
