@@ -194,7 +194,7 @@ note(
 # %% [markdown]
 # ## When the loss is fine and a part is deaf
 #
-# The language model is told by a reference clip who speaks and in which manner. In two runs what it was told was the same for every clip, to nine decimals, and its accuracy was the best so far: a model that has begun a sentence can go on in the voice that it began in, whoever's it is. Three linear heads that ask the conditioning who speaks, in which manner and how slowly did not help at first. Here they alone teach the conditioning, as in the first steps of a run:
+# The language model is told by a reference clip who speaks and in which manner. In one run what it was told was the same for every clip, to nine decimals; in the next one what it was told of the manner was. Both times its accuracy was the best so far: a model that has begun a sentence can go on in the voice that it began in, whoever's it is. Three linear heads that ask the conditioning who speaks, in which manner and how slowly did not help at first. Here they alone teach the conditioning, as in the first steps of a run:
 
 # %%
 deaf = recorded("deaf_conditioning")
