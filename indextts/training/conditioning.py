@@ -3,7 +3,7 @@
 The codes alone ask for it too, but faintly, and late: in a run's first hundred steps what the clips have in common is the better part of
 the conditioning to learn, and a perceiver that has learnt to say the same of all clips has no gradient left to say more. One run ended like
 that in voice and manner, the next in the manner alone, both with the best code accuracies so far: a model can go on in the voice and tempo
-that it began in, whoever's they are.
+that it began in, whoever's they are. Batches of one tempo had driven them there (:mod:`indextts.training.batches` mixes them now).
 
 So at first the heads alone teach the conditioning, and the codes join in. What the clips have in common is taken away before the heads
 listen, and what tells them apart is made equally loud (arXiv 1502.03167): there is nothing to gain from saying the same of all. And too

@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOG_EVERY = 50
 _RUNAWAY = 1.5  # times the usual loss
-# A linear layer over so many inputs moves its output by their number times the learning rate, if Adam agrees with itself: the language
-# model's conditioners (7,600 inputs, all positive) pushed theirs so far off in one run that they said the same of every voice from then on.
-# Above this its rate falls with the number of inputs (arXiv 2203.03466).
+# A linear layer over so many inputs moves its output by their number times the learning rate, if Adam agrees with itself, and the language
+# model's conditioners have one over 7,600 inputs, all positive. Above this its rate falls with the number of inputs (arXiv 2203.03466).
+# That alone did not keep them from saying the same of every clip (indextts.training.conditioning).
 _WIDE, _NARROW = 2048, 512
 
 
