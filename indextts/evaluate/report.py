@@ -12,7 +12,8 @@ from indextts.evaluate.sections import Row
 _PERCENT = frozenset(("wer", "choice", "own", "digits_wer"))
 _HEADINGS = {
     "wer": "WER %", "choice": "of 40 %", "own": "own voice %", "digits_wer": "digits WER %", "dnsmos": "DNSMOS", "rtf": "RTF",
-    "similarity": "cosine", "mean_length": "length", "length_off": "off > 25 %", "pitch_hz": "pitch Hz, semitones",
+    "similarity": "cosine", "mean_length": "length", "length_off": "off > 25 %",
+    "mean_spoken": "without pauses", "spoken_off": "off > 25 % without", "off_in": "off in", "pitch_hz": "pitch Hz, semitones",
     "melody_semitones": "melody semitones", "words_per_s": "words/s, %", "loudness_db": "loudness dB",
     "tilt_db_per_octave": "tilt dB/octave",
     "peak_mb": "peak MB", "load_s": "load s", "first_rtf": "first RTF", "again_rtf": "again RTF",
@@ -95,7 +96,10 @@ def targets(sections: dict[str, list[Row]]) -> list[Target]:
         add("digits WER", 0.05, "<=", single("digits").get("digits_wer"), "%")
     if "endings" in sections:
         row = single("endings")
-        for name, key in (("texts run on", "run_on"), ("texts cut off", "cut_off"), ("length off by more than 25 %", "length_off")):
+        for name, key in (
+            ("texts run on", "run_on"), ("texts cut off", "cut_off"), ("length off by more than 25 %", "length_off"),
+            ("the same without pauses", "spoken_off"),
+        ):  # fmt: skip
             add(f"{name}, of {row.get('texts', 0)}", 0, "<=", row.get(key))
     if "joins" in sections:
         add(f"clicks at {single('joins').get('joins', 0)} joins", 0, "<=", single("joins").get("clicks"))

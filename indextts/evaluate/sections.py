@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from indextts.evaluate import likeness, texts
 from indextts.evaluate.prosody import prosody
 from indextts.evaluate.render import Clip, Clones
-from indextts.evaluate.sound import buzz, clicks, speech_s
+from indextts.evaluate.sound import buzz, clicks, speech_s, spoken_s
 from indextts.evaluate.sources import Voice
 from indextts.evaluate.words import error_rate, recogniser, spoken_words
 
@@ -20,6 +21,7 @@ Tick = Callable[[str], None]  # told what was just done
 
 EMOTIONS = ("happy", "angry", "sad", "afraid", "disgusted", "melancholic", "surprised", "calm")
 NAN = math.nan
+_LENGTH_OFF = 0.25  # of the source's
 # Least changes that a listener may notice; roughly, and the same units as the differences below.
 AUDIBLE = {"pitch_hz": 0.5, "melody_semitones": 0.5, "words_per_s": 4.0, "loudness_db": 1.0, "tilt_db_per_octave": 0.3}
 
@@ -89,20 +91,28 @@ def digit_rows(clones: Clones, voices: Sequence[Voice], count: int, tick: Tick) 
 
 
 def ending_rows(clones: Clones, voices: Sequence[Voice], count: int, tick: Tick) -> list[Row]:
-    """Whether the voice stops when the text ends, for ``count`` texts; the voices take turns. ``length``: of the source's."""
-    lists: dict[str, list[tuple[int, float, bool]]] = {"clone": [], "source": []}
+    """Whether the voice stops when the text ends, for ``count`` texts; the voices take turns. ``length``: of the source's.
+
+    ``spoken``: likewise, pauses left out on both sides, for some programs pause where the text has no comma.
+    """
+    lists: dict[str, list[tuple[int, float, float, bool]]] = {"clone": [], "source": []}
+    off: list[str] = []
     for text, voice in zip(texts.SENTENCES[:count], _turns(voices), strict=False):
         source = clones.source(voice, text)
         for kind, clip in (("clone", clones.clone(voice, text)), ("source", source)):
             if clip is not None:
-                length = speech_s(*clip.sound) / speech_s(*source.sound) if source is not None else NAN
-                lists[kind].append((recogniser().ending(*clip.sound, text), length, clip.hit_limit))
+                length, spoken = (
+                    measure(*clip.sound) / measure(*source.sound) if source is not None else NAN for measure in (speech_s, spoken_s)
+                )
+                lists[kind].append((recogniser().ending(*clip.sound, text), length, spoken, clip.hit_limit))
+                if abs(length - 1) > _LENGTH_OFF:
+                    off.append(voice.name)
         tick("endings")
     rows = []
     for kind, found in lists.items():
         if found:
-            endings, lengths, limits = (np.array(column) for column in zip(*found, strict=True))
-            known = lengths[np.isfinite(lengths)]
+            endings, lengths, speeches, limits = (np.array(column) for column in zip(*found, strict=True))
+            known, known_spoken = (x[np.isfinite(x)] for x in (lengths, speeches))
             rows.append(
                 {
                     "kind": kind,
@@ -111,7 +121,10 @@ def ending_rows(clones: Clones, voices: Sequence[Voice], count: int, tick: Tick)
                     "cut_off": int((endings < 0).sum()),
                     "hit_limit": int(limits.sum()),
                     "mean_length": float(known.mean()) if known.size else NAN,
-                    "length_off": int((np.abs(known - 1) > 0.25).sum()) if known.size else None,
+                    "length_off": int((np.abs(known - 1) > _LENGTH_OFF).sum()) if known.size else None,
+                    "mean_spoken": float(known_spoken.mean()) if known.size else NAN,
+                    "spoken_off": int((np.abs(known_spoken - 1) > _LENGTH_OFF).sum()) if known.size else None,
+                    "off_in": ", ".join(f"{name} {count}" for name, count in Counter(off if kind == "clone" else []).most_common()) or "-",
                 }
             )
     return rows

@@ -15,6 +15,7 @@ Floats = npt.NDArray[np.float32]
 
 _FRAME_S = 0.01
 _SPEECH_DB = -35.0  # below the loudest frames
+_PAUSE_S = 0.15  # longer than the closure of a consonant
 _CLICK_WINDOW_S = 0.02
 _BUZZ_HZ = (2000.0, 5000.0)  # above most harmonics that agree with a frame's length by chance
 _BUZZ_PERIOD_S = 256 / 22050  # a mel frame
@@ -49,6 +50,18 @@ def speech_s(samples: npt.NDArray[Any], rate: int) -> float:
     """Seconds from the beginning of speech to its end."""
     begin, end = speech_span(samples, rate)
     return end - begin
+
+
+def spoken_s(samples: npt.NDArray[Any], rate: int) -> float:
+    """Seconds of that in which somebody speaks: pauses of 0.15 s and more left out."""
+    begin, end = (round(seconds / _FRAME_S) for seconds in speech_span(samples, rate))
+    if begin == end:
+        return 0.0
+    levels = frame_db(samples, rate)
+    quiet = levels[begin:end] <= np.percentile(levels, 98) + _SPEECH_DB
+    turns = np.flatnonzero(np.diff(quiet, prepend=False, append=False)).reshape(-1, 2)  # where each quiet stretch begins and ends
+    stretches = turns[:, 1] - turns[:, 0]
+    return float((end - begin - stretches[stretches >= round(_PAUSE_S / _FRAME_S)].sum()) * _FRAME_S)
 
 
 def clicks(samples: npt.NDArray[Any], rate: int, joins: Sequence[int]) -> int:

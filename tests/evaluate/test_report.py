@@ -44,7 +44,7 @@ def test_both_directions_and_the_limit_itself() -> None:
 def test_every_section_has_its_targets() -> None:
     sections = {
         "digits": [{"kind": "clone", "digits_wer": 0.2}, {"kind": "source", "digits_wer": 0.0}],
-        "endings": [{"kind": "clone", "texts": 100, "run_on": 2, "cut_off": 0, "length_off": None}],
+        "endings": [{"kind": "clone", "texts": 100, "run_on": 2, "cut_off": 0, "length_off": None, "spoken_off": 0}],
         "joins": [{"joins": 12, "clicks": 0}],
         "resources": [{"first_rtf": 0.8, "load_s": 3.5, "peak_mb": 1000.0}],
     }
@@ -54,6 +54,7 @@ def test_every_section_has_its_targets() -> None:
         "texts run on, of 100": False,
         "texts cut off, of 100": True,
         "length off by more than 25 %, of 100": None,
+        "the same without pauses, of 100": True,
         "clicks at 12 joins": True,
         "RTF of the first sentence": True,
         "load": False,

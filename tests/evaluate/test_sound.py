@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from indextts.evaluate.prosody import pitch_track, prosody
-from indextts.evaluate.sound import buzz, clicks, floats, speech_s, speech_span
+from indextts.evaluate.sound import buzz, clicks, floats, speech_s, speech_span, spoken_s
 
 RATE = 22050
 
@@ -54,6 +54,15 @@ def test_speech_is_found_between_silences() -> None:
     assert speech_s((sound * 32767).astype(np.int16)[:, None], RATE) == pytest.approx(1.0, abs=0.03)
     assert speech_s(np.zeros(RATE, np.int16), RATE) == 0
     assert speech_s(np.zeros(0, np.int16), RATE) == 0
+
+
+def test_pauses_are_no_speech_but_closures_are() -> None:
+    tone = 0.3 * np.sin(np.arange(RATE) * 0.1)
+    gap = [np.zeros(round(seconds * RATE)) for seconds in (0.1, 0.3, 0.5)]
+    sound = np.concatenate([gap[2], tone, gap[0], tone, gap[1], tone, gap[2]])
+    assert speech_s(sound, RATE) == pytest.approx(3.4, abs=0.04)
+    assert spoken_s(sound, RATE) == pytest.approx(3.1, abs=0.04)
+    assert spoken_s(np.zeros(RATE), RATE) == spoken_s(np.zeros(0), RATE) == 0
 
 
 def test_a_click_is_a_step_steeper_than_the_speech_around() -> None:

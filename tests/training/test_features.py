@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from indextts.config import SpectConfig
+from indextts.models.bigvgan import BigVGAN
 from indextts.models.mel import mel_spectrogram
 from indextts.training.acoustic import draw_voices, estranged
 from indextts.training.corpus import Corpus
 from indextts.training.features import mel_of
-from indextts.training.vocoder import altered, pieces
+from indextts.training.sizes import SIZES
+from indextts.training.vocoder import altered, pieces, quiet
 from tests.training.made_up import write_shards
 
 
@@ -124,3 +126,17 @@ def test_pieces_for_the_vocoder_fit_whatever_their_speed(tmp_path: Path) -> None
         assert waves.shape == (6, 64 * 256)
         assert waves.abs().max() <= 0.95 + 1e-6
         assert (waves.abs().amax(1) > 0.05).all()
+
+
+def test_a_fresh_vocoder_starts_where_its_activations_are_nearly_straight() -> None:
+    mel = mel_of(torch.stack([tone(1000.0), 0.1 * torch.randn(8192, generator=torch.Generator().manual_seed(0))]))
+    torch.manual_seed(104)
+    vocoder = BigVGAN(SIZES["small"]().bigvgan)
+    heard: list[float] = []
+    for block in vocoder.resblocks:
+        block.register_forward_hook(lambda _, given, __: heard.append(float(given[0].square().mean().sqrt())))
+    with torch.no_grad():
+        vocoder.unclamped(mel)
+        usual, heard[:] = list(heard), []
+        quiet(vocoder).unclamped(mel)
+    assert min(usual) > 2 > 1 > max(heard) > 0.1
