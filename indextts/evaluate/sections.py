@@ -95,8 +95,7 @@ def ending_rows(clones: Clones, voices: Sequence[Voice], count: int, tick: Tick)
 
     ``spoken``: likewise, pauses left out on both sides, for some programs pause where the text has no comma.
     """
-    lists: dict[str, list[tuple[int, float, float, bool]]] = {"clone": [], "source": []}
-    off: list[str] = []
+    lists: dict[str, list[tuple[int, float, float, bool, str]]] = {"clone": [], "source": []}
     for text, voice in zip(texts.SENTENCES[:count], _turns(voices), strict=False):
         source = clones.source(voice, text)
         for kind, clip in (("clone", clones.clone(voice, text)), ("source", source)):
@@ -104,15 +103,14 @@ def ending_rows(clones: Clones, voices: Sequence[Voice], count: int, tick: Tick)
                 length, spoken = (
                     measure(*clip.sound) / measure(*source.sound) if source is not None else NAN for measure in (speech_s, spoken_s)
                 )
-                lists[kind].append((recogniser().ending(*clip.sound, text), length, spoken, clip.hit_limit))
-                if abs(length - 1) > _LENGTH_OFF:
-                    off.append(voice.name)
+                lists[kind].append((recogniser().ending(*clip.sound, text), length, spoken, clip.hit_limit, voice.name))
         tick("endings")
     rows = []
     for kind, found in lists.items():
         if found:
-            endings, lengths, speeches, limits = (np.array(column) for column in zip(*found, strict=True))
+            endings, lengths, speeches, limits, names = (np.array(column) for column in zip(*found, strict=True))
             known, known_spoken = (x[np.isfinite(x)] for x in (lengths, speeches))
+            off = Counter(names[np.abs(lengths - 1) > _LENGTH_OFF].tolist()).most_common()
             rows.append(
                 {
                     "kind": kind,
@@ -124,7 +122,7 @@ def ending_rows(clones: Clones, voices: Sequence[Voice], count: int, tick: Tick)
                     "length_off": int((np.abs(known - 1) > _LENGTH_OFF).sum()) if known.size else None,
                     "mean_spoken": float(known_spoken.mean()) if known.size else NAN,
                     "spoken_off": int((np.abs(known_spoken - 1) > _LENGTH_OFF).sum()) if known.size else None,
-                    "off_in": ", ".join(f"{name} {count}" for name, count in Counter(off if kind == "clone" else []).most_common()) or "-",
+                    "off_in": ", ".join(f"{name} {count}" for name, count in off) or "-",
                 }
             )
     return rows

@@ -100,7 +100,7 @@ def _detached(**values: Tensor) -> dict[str, Tensor]:
 def quiet(vocoder: BigVGAN) -> BigVGAN:
     """A fresh ``vocoder`` that starts where its activations are nearly straight lines; returns it.
 
-    Log-mels are large numbers (6 on average), and x + sin(ax)^2 / b turns five times over such a range: what a wave's phase should be is
+    Log-mels are large numbers (6 on average), and x + sin(ax)^2 / b turns several times over such a range: what a wave's phase should be is
     lost in the first stage and gradients point anywhere. Of three runs one came out of that within 150 steps, one after 2,500, and one
     never did (mel 0.70 instead of 0.35 after 20,000 steps), by luck of the seed alone.
     """

@@ -227,10 +227,10 @@ note(
 # The batches did it. A recorded step has few shapes, so a batch had texts of one length and codes of one length: all of it was spoken about equally fast. Whatever heard tempo was pushed the same way by every row, and another way by the next batch. That moves what all clips have in common, and soon nothing else is left. Now only text and codes *together* have one length, and slow and fast speech share a batch; the heads hear no common part at all; and too small a spread costs something by itself.
 
 # %%
-whole = recorded("training").where(stage="gpt")
+spread = recorded("training").where(stage="gpt, spread")
 note(
-    "The fourth run began like that, and its language model heard voice, manner and tempo to the end "
-    f"(spread 0.79). Codes that it guesses right: **{100 * whole[-1]['value']:.0f} %**, no fewer than those of the deaf ones."
+    "A whole run with all of this, the fourth: after "
+    f"{spread[-1]['step']:,} steps **{spread[-1]['value']:.2f}** of what it is told of voice and manner tells clips apart."
 )
 
 # %% [markdown]
