@@ -120,6 +120,8 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
             stage.add_argument("--lexicon", type=Path, help="lexicon.txt.gz of the voice (sub-command lexicon); else every word is spelled")
         if name == "code":
             stage.add_argument("--faithful", action="store_true", help="codes agree with the phones that were spoken, whatever is heard")
+        if name == "vocoder":
+            stage.add_argument("--branches", action="store_true", help="on CUDA, judges and residual blocks run side by side (untried)")
         if name == "gpt":
             stage.add_argument("--unguided", action="store_true", help="leave the GPT alone with finding out which piece each code speaks")
         if name == "s2mel":
@@ -229,6 +231,7 @@ def _stage(options: argparse.Namespace) -> None:
 
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.stage not in ("code", "samples")
+    torch.backends.cudnn.benchmark = options.stage == "vocoder"  # its pieces are all of one length
     _warm_up(options, device)
     coded = options.coded or options.shards.with_name("coded")
     needs = {"codec": ("encoder",), "code": ("encoder", "codec", "speaker"), "gpt": ("codec",), "s2mel": ("codec",)}
@@ -275,6 +278,7 @@ def _settings(options: argparse.Namespace, device: torch.device) -> StageSetting
         rate=options.rate,
         afresh=options.afresh,
         replay=not options.no_replay,
+        branches=getattr(options, "branches", False),
         absolute_pitch=options.absolute_pitch,
     )
 

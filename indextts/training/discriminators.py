@@ -9,10 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from indextts.training.speed import side_by_side
+
 _PERIODS = (2, 3, 5, 7, 11)
 # FFT size, hop, window. No hop divides the vocoder's: what repeats with every frame must not look the same in every column.
 _RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 _SLOPE = 0.1
+_CHANNELS_LAST = True  # as the tensor cores' convolutions want it
 _LOUDNESS = 0.3  # power of magnitudes: faint high harmonics count beside the loud low ones
 
 Judgement = tuple[Tensor, list[Tensor]]  # score map, features of every layer
@@ -25,13 +28,15 @@ class Discriminators(nn.Module):
     a vocoder whose buzz repeated with every frame.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, branches: bool = False) -> None:
+        """``branches``: on CUDA the judges run side by side."""
         super().__init__()
+        self._branches = branches
         self.judges = nn.ModuleList([PeriodJudge(p, width) for p in _PERIODS] + [SpectrumJudge(*r, width) for r in _RESOLUTIONS])
 
     def forward(self, wave: Tensor) -> list[Judgement]:
         """Waves (B, n) to one judgement a judge."""
-        return [judge(wave) for judge in self.judges]
+        return side_by_side(list(self.judges), wave) if self._branches else [judge(wave) for judge in self.judges]
 
 
 class PeriodJudge(nn.Module):
@@ -76,10 +81,20 @@ class SpectrumJudge(nn.Module):
 
 def _run(layers: nn.ModuleList, score: nn.Module, x: Tensor) -> Judgement:
     features = []
+    if _CHANNELS_LAST:
+        x = x.contiguous(memory_format=torch.channels_last)
     for layer in layers:
         x = F.leaky_relu(layer(x), _SLOPE)
         features.append(x)
     return score(x), features
+
+
+def judged(judges: Discriminators, real: Tensor, fake: Tensor) -> tuple[list[Judgement], list[Judgement]]:
+    """Judgements of ``real`` and ``fake`` (B, n), from one pass over both."""
+    n = real.shape[0]
+    both = judges(torch.cat([real, fake]))
+    parts = [[(score[rows], [f[rows] for f in features]) for score, features in both] for rows in (slice(n), slice(n, None))]
+    return parts[0], parts[1]
 
 
 def judge_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:

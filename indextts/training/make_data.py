@@ -22,7 +22,7 @@ import numpy.typing as npt
 from indextts.training.phones import semantic_tokens, token_labels
 from indextts.training.speakers import LIVELINESS, PITCH_SHIFT, RATES, Casting, Speaker, flite_pitch
 from indextts.training.synthesisers import Espeak, Flite, Recordings, RHVoice, Speech
-from indextts.training.text_corpus import SentenceSource
+from indextts.training.text_corpus import SentenceSource, phrased
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Studio:
         """The next utterance; None if it came out too short or too long."""
         speaker, style = self._casting.next()
         text = self._texts.next() if speaker.engine != "recorded" else ""
-        speech = self._speak(speaker, style, text)
+        speech = self._speak(speaker, style, phrased(text, self._rng) if speaker.pauses else text)
         peak = int(np.abs(speech.samples.astype(np.int32)).max()) if speech.samples.size else 0
         seconds = speech.samples.size / speech.rate / speaker.warp
         if not SHORTEST_S <= seconds <= LONGEST_S or peak < 500:

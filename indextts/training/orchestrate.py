@@ -2,10 +2,10 @@
 
 Data are made on all cores from the first second on. The front half has the accelerator to itself: first the encoder, then codec and
 speaker encoder; after it language model, flow matching and vocoder share what is left. With a second GPU the vocoder has that one from the
-beginning, and shares it with nobody but the coding. ``--stages`` leaves stages out, so that a run can be given to one of them alone: three
-stages on one GPU make each step three times as long. Parts are copied to the output folder as they are saved, so a run that is killed
-loses a minute. A second run with the same output folder (or ``--resume``) keeps the front half as it is, since codes must not change their
-meaning, and goes on with the rest on fresh text.
+beginning, and shares it with nobody but the coding. Stages that share a GPU run side by side on it (:mod:`indextts.training.sharing`).
+``--stages`` leaves stages out, so that a run can be given to one of them alone. Parts are copied to the output folder as they are saved,
+so a run that is killed loses a minute. A second run with the same output folder (or ``--resume``) keeps the front half as it is, since
+codes must not change their meaning, and goes on with the rest on fresh text.
 
 ``--speech`` takes speech that the sub-command ``data`` makes or has made, so that runs one after the other share it and its codes.
 """
@@ -27,6 +27,7 @@ from pathlib import Path
 from indextts.training.bundle import unpack_bundle
 from indextts.training.make_data import STOP_FILE
 from indextts.training.parts import NAMES, load_part, part_path
+from indextts.training.sharing import GpuSharing
 from indextts.training.sizes import SIZES
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--afresh", action="store_true", help="count the planned times from now, whatever the resumed runs took")
     parser.add_argument("--device")
+    parser.add_argument("--no-mps", action="store_true", help="let the stages take turns on a GPU instead of sharing it at any moment")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="for all stages (default: each one's own)")
     parser.add_argument(
         "--latents-seconds",
@@ -124,6 +126,7 @@ class Conductor:
             folder.mkdir(parents=True, exist_ok=True)
         self._take_over()
         self.gpus = _gpus() if options.device is None else 1
+        self._sharing, self._shared = GpuSharing(self.work), dict[str, str]()
         self.jobs = self._plan()
         self._copied = self._told = time.monotonic()
         self._stopped = False
@@ -220,6 +223,8 @@ class Conductor:
         """Until the limit, or until every job is done."""
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stopped", True))
         try:
+            if self.options.device != "cpu" and _gpus() and not self.options.no_mps:
+                self._shared = self._sharing.start()
             while not self._stopped and self.elapsed < self.limit - 0.6 * _ending(self.limit):
                 for job in self.jobs:
                     self._tend(job)
@@ -234,6 +239,7 @@ class Conductor:
                 (self.shards / STOP_FILE).touch()
             for job in self.jobs:
                 _end(job)
+            self._sharing.stop()
             self._copy_parts(now=True)
             self._pack_logs()
             logger.info(
@@ -269,6 +275,7 @@ class Conductor:
         job.tries += 1
         environment = {
             **os.environ,
+            **self._shared,
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "1",
             "TORCHINDUCTOR_COMPILE_THREADS": "4",

@@ -32,6 +32,10 @@ _ABBREVIATIONS = {
 }
 _COMMON = "the a an of to in is are was were and or for with that this it on as by be from you we they he she not have has can will"
 _STOP_WORDS = frozenset(_COMMON.split())
+# Words that begin a phrase, before which some readers pause although nothing is written there.
+_OPENING = "about across after and around as at because before behind between beside but by during for from if in into near next of on or"
+_OPENERS = frozenset(f"{_OPENING} over than that through to under until when where which while who with without".split())
+_FEWEST_WORDS = 3  # of a phrase
 _KEPT = re.compile(r"[A-Z][A-Za-z' ,.!?-]*[.!?]")
 _LONG_FORM = re.compile(r"\b(?:it|he|she|that|this|there|here|what|where|who|which|how)'s\b", re.IGNORECASE)
 
@@ -110,6 +114,23 @@ def _read(file: Path) -> str:
         return ""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     return "\n\n".join(ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented))
+
+
+def phrased(text: str, rng: random.Random, chance: float = 0.85) -> str:
+    """``text`` with commas before some words that begin a phrase, as somebody reads who pauses there.
+
+    ``chance``: of a comma where one can be: at least three words after the last mark, and one word before the next.
+    """
+    words = text.split()
+    spoken: list[str] = []
+    since = 0
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if since >= _FEWEST_WORDS and word in _OPENERS and after and words[len(spoken) - 1] not in _OPENERS and rng.random() < chance:
+            spoken[-1] += ","
+            since = 0
+        spoken.append(word)
+        since = since + 1 if word[-1].isalpha() else 0
+    return " ".join(spoken)
 
 
 class SentenceSource:

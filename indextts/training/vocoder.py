@@ -8,12 +8,12 @@ from torch import Tensor
 
 from indextts.models.bigvgan import BigVGAN
 from indextts.training.corpus import Corpus
-from indextts.training.discriminators import Discriminators, feature_loss, fooling_loss, judge_loss
+from indextts.training.discriminators import Discriminators, feature_loss, fooling_loss, judge_loss, judged
 from indextts.training.features import mel_of, random_curves
 from indextts.training.loop import StageSettings, Trainer, autocast
 from indextts.training.replay import Replay
 from indextts.training.sizes import SIZES
-from indextts.training.speed import fuse_activations
+from indextts.training.speed import branch_blocks, fuse_activations
 
 _BATCH = 20
 _FRAMES = 64  # of a piece
@@ -29,6 +29,7 @@ _SPARE, _FADE = 256, 160  # samples at each end that are cut away after a piece 
 _SPEEDS = (0.84, 0.89, 0.94, 1.0, 1.0, 1.06, 1.12, 1.19)
 _COLOURED, _COLOUR_DB, _RIPPLES = 0.6, 4.5, 10  # share of the rows, and how much and how finely their spectrum is reshaped
 _LOUDEST = 0.95
+_JUDGED = 8192  # samples of each piece that the judges hear in one step (as in HiFi-GAN, arXiv 2010.05646)
 _QUIET = 0.1  # how much of the mel comes in at first
 _EDGE = 64  # samples at each end, where padding would otherwise leave a step that clicks between segments
 
@@ -40,8 +41,10 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     trainer = Trainer(
         "vocoder", {"vocoder": vocoder}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, average=0.997, clip=5.0, steady=False
     )
-    judges = Discriminators(2 if settings.size == "miniature" else 32)
+    judges = Discriminators(2 if settings.size == "miniature" else 32, settings.branches)
     fuse_activations(vocoder, settings.device)
+    if settings.branches:
+        branch_blocks(vocoder)
     opponent = Trainer(
         "discriminator", {"judges": judges}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, clip=5.0, steady=False
     )
@@ -61,12 +64,13 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     def against_judges(wave: Tensor) -> dict[str, Tensor]:
         made, losses = generate(wave)
         with opponent.autocast():
-            truth = judges(wave)
-            doubt = judge_loss(truth, judges(made.detach()))
+            heard, made_heard = one_cut(_JUDGED, wave, made)
+            truth, made_up = judged(judges, heard, made_heard.detach())
+            doubt = judge_loss(truth, made_up)
         opponent.update(doubt)
         judges.requires_grad_(False)
         with opponent.autocast():
-            opinion = judges(made)
+            opinion = judges(made_heard)
             losses["fooling"], losses["features"] = fooling_loss(opinion), feature_loss(truth, opinion)
         loss = _MEL_WEIGHT * losses["mel"] + _SPECTRUM_WEIGHT * losses["spectrum"] + _EDGE_WEIGHT * losses["edges"]
         loss = loss + _FOOLING_WEIGHT * losses["fooling"] + _FEATURE_WEIGHT * losses["features"]
@@ -91,6 +95,16 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     trainer.save()
     if opponent.steps:
         opponent.save()
+
+
+def one_cut(samples: int, *waves: Tensor) -> tuple[Tensor, ...]:
+    """The same random ``samples`` of all ``waves`` (B, n); every row begins somewhere else."""
+    rows, n = waves[0].shape
+    if n <= samples:
+        return waves
+    first = torch.randint(0, n - samples + 1, (rows, 1), device=waves[0].device)
+    index = first + torch.arange(samples, device=first.device)
+    return tuple(wave.gather(1, index) for wave in waves)
 
 
 def _detached(**values: Tensor) -> dict[str, Tensor]:
