@@ -77,6 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--afresh", action="store_true", help="count the planned times from now, whatever the resumed runs took")
     parser.add_argument("--device")
+    parser.add_argument("--branches", action="store_true", help="parts of the vocoder's step run side by side on its GPU (untried)")
     parser.add_argument("--no-mps", action="store_true", help="let the stages take turns on a GPU instead of sharing it at any moment")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="for all stages (default: each one's own)")
     parser.add_argument(
@@ -153,7 +154,7 @@ class Conductor:
         jobs = [] if options.speech else [Job("data", self._data())]
         plans = self._plans()
         jobs += [Job(name, self._stage(name, plans[name], end, plans[name])) for name in _SHARES if name in plans]
-        more = {"code": ["--faithful"] if options.faithful else [], "vocoder": []}
+        more = {"code": ["--faithful"] if options.faithful else [], "vocoder": ["--branches"] if options.branches else []}
         more["gpt"] = more["s2mel"] = ["--lexicon", str(options.lexicon)] if options.lexicon else []
         if options.latents_seconds:
             more["s2mel"] = [*more["s2mel"], "--latents-from", str(self._gpt_done)]
