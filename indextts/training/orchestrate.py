@@ -224,6 +224,9 @@ class Conductor:
         """Until the limit, or until every job is done."""
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stopped", True))
         try:
+            for job in self.jobs:
+                if job.name == "data":
+                    self._tend(job)
             if self.options.device != "cpu" and _gpus() and not self.options.no_mps:
                 self._shared = self._sharing.start()
             while not self._stopped and self.elapsed < self.limit - 0.6 * _ending(self.limit):
