@@ -68,6 +68,7 @@ class TextBox(W.VBox):
         self.text = W.Textarea(value=SAMPLE, placeholder="What to say", rows=4, layout={"width": "100%"})
         self.summary = W.HTML("")
         self.segments = W.HTML("")
+        self.segments.add_class("itl-preview")  # of a fixed height: buttons below must not move away from under a pointer
         self._latest = Latest(lambda request: preview(tts, *request), self.show)
         super().__init__((self.text, self.summary, self.segments))
         self.text.observe(lambda _: self.refresh(), "value")

@@ -116,8 +116,11 @@ class LabPage:
         self.tab("Synthesis")
         runs = "() => document.querySelectorAll('.itl-data tbody tr').length"
         before = self.page.evaluate(runs)
+        place = self.button("Generate").bounding_box()
         self.page.locator(".itl-panel textarea").locator("visible=true").first.fill("The ferry came in at seven. " * 200)
         self.page.keyboard.press("Tab")
+        self.page.get_by_text("more segments").first.wait_for()
+        assert self.button("Generate").bounding_box() == place, "a preview moves the buttons, maybe away from under a pointer"
         self.button("Generate").click()
         self.header("working")
         self.button("Cancel").click()
