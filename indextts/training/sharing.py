@@ -28,6 +28,7 @@ class GpuSharing:
 
     def __init__(self, folder: Path) -> None:
         self._variables = {"CUDA_MPS_PIPE_DIRECTORY": str(folder / "mps"), "CUDA_MPS_LOG_DIRECTORY": str(folder / "mps-log")}
+        self._pipe = folder / "mps"
         self._running = False
 
     def start(self) -> dict[str, str]:
@@ -35,6 +36,9 @@ class GpuSharing:
         program = shutil.which(_PROGRAM)
         if program is None or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
             return {}
+        if self._pipe.is_dir():
+            self._running = True
+            self.stop()  # what a killed run left
         for folder in self._variables.values():
             Path(folder).mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **self._variables}
@@ -58,3 +62,4 @@ class GpuSharing:
                 subprocess.run([_PROGRAM], input=b"quit\n", env=environment, check=True, timeout=10, capture_output=True)
             except (OSError, subprocess.SubprocessError) as error:
                 logger.warning("%s may still be running: %s", _PROGRAM, error)
+            shutil.rmtree(self._pipe, ignore_errors=True)

@@ -54,7 +54,7 @@ class Speaker:
 
     @property
     def pauses(self) -> bool:
-        """Pauses also where the text has no comma. So does one in four, but no voice as its program has it."""
+        """Pauses also where the text has no comma. So does about one in five, but no voice as its program has it."""
         return self.index % 4 == 2 and self.engine != "recorded" and (self.warp, self.pitch) != (1.0, 50)
 
 

@@ -23,7 +23,7 @@ def test_pauses_come_before_phrases_of_three_words() -> None:
     assert phrased("Give it to me in and out of order.", random.Random(0), chance=1.0) == "Give it to me, in and out, of order."
 
 
-def test_one_speaker_in_four_pauses_but_no_plain_voice() -> None:
+def test_one_speaker_in_five_pauses_but_no_plain_voice() -> None:
     speakers = [speaker for speaker in all_speakers() if speaker.engine != "recorded"]
     pausing = [speaker for speaker in speakers if speaker.pauses]
     assert 0.15 < len(pausing) / len(speakers) < 0.25

@@ -41,6 +41,19 @@ def test_the_service_is_started_and_ended(tmp_path: Path, monkeypatch: pytest.Mo
     assert log.read_text().splitlines()[1:] == ["quit"]
 
 
+def test_what_a_killed_run_left_is_ended_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = install(tmp_path, monkeypatch)
+    GpuSharing(tmp_path).start()  # and never stopped
+    again = GpuSharing(tmp_path)
+    assert again.start() != {}
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["started", "quit", "started"]
+    again.stop()
+    assert not (tmp_path / "mps").exists()
+    log.unlink()
+    GpuSharing(tmp_path).start()
+    assert log.read_text().split()[0] == "started"  # nothing was left
+
+
 def test_a_service_that_does_not_answer_is_ended_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = install(tmp_path, monkeypatch, check="raise SystemExit(1)")
     assert GpuSharing(tmp_path).start() == {}
