@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOG_EVERY = 50
 _RUNAWAY = 1.5  # times the usual loss
+_YOUNG = 20  # steps before Adam's second moments tell what is usual
 # A linear layer over so many inputs moves its output by their number times the learning rate, if Adam agrees with itself, and the language
 # model's conditioners have one over 7,600 inputs, all positive. Above this its rate falls with the number of inputs (arXiv 2203.03466).
 # That alone did not keep them from saying the same of every clip (indextts.training.conditioning).
@@ -104,10 +105,21 @@ class Trainer:
         weight_decay: float = 0.01,
         clip: float = 1.0,
         average: float = 0.998,
-        steady: bool = True,
+        surge: float = math.inf,
+        watched: str | None = "loss",
+        patience: int = 1,
+        setback: float = 0.6,
     ) -> None:
-        """``steady``: the loss is expected to fall; training that runs away goes back to weights of before."""
-        self.name, self.settings, self._steady = name, settings, steady
+        """Beside the usual.
+
+        ``surge``: a tensor's gradient is shortened to so many times its usual length, which Adam's own second moments tell.
+        ``watched``: the value that is expected to fall; when it stays far above the usual for more than ``patience`` looks, all weights go
+        back to those of before, and the rate becomes ``setback`` of what it was. ``None``: only if the loss is no number.
+        """
+        self.name, self.settings, self.surge = name, settings, surge
+        self._watched, self._patience, self._setback = watched, patience, setback
+        self._followers: list[Trainer] = []
+        self._follows = False
         self.modules = {key: module.to(settings.device) for key, module in modules.items()}
         self.facts: dict[str, Any] = {"steps": 0, "seconds": 0.0}
         self.resumed = part_path(settings.parts, name).is_file()
@@ -135,7 +147,7 @@ class Trainer:
         groups += [{"params": [p], "weight_decay": weight_decay, "lr": r} for p, (r, _) in zip(wide, self._wide_rates, strict=True)]
         self.optimiser = torch.optim.AdamW(groups, lr=self._rate, betas=betas, fused=True, capturable=on_cuda)
         self.scale = LossScale(settings.device, enabled=settings.precision == "fp16" and on_cuda)
-        self.peak, self.clip, self.average = peak, clip, average
+        self.peak, self.clip, self.average, self._memory = peak, clip, average, betas[1]
         self.least = 0.04 * peak  # the learning rate never falls below it
         self.began = self._saved = self._logged = time.monotonic()
         self.steps = self._noted = 0
@@ -224,6 +236,8 @@ class Trainer:
         self.scale.scaled(loss).backward()
         self.scale.unscale(self.parameters, self.optimiser)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        if math.isfinite(self.surge):
+            self._calm()
         self.optimiser.step()
         with torch.no_grad():
             means = [mean for mean, _ in self._pairs]
@@ -231,6 +245,24 @@ class Trainer:
             torch._foreach_mul_(moves, self._newest)
             torch._foreach_add_(means, moves)
         return norm.detach()
+
+    @torch.no_grad()
+    def _calm(self) -> None:
+        """Shorten gradients that are suddenly long.
+
+        Adam divides by what gradients have been: one that is 30 times as long as usual moves every weight of its tensor by 10 learning
+        rates within a few steps, all of them the way that one moment of one wave asked for (arXiv 2304.13013, which lowers the rate).
+        """
+        known = [(p.grad, self.optimiser.state[p]) for p in self.parameters if p.grad is not None and self.optimiser.state[p]]
+        if not known:
+            return
+        gradients = [gradient for gradient, _ in known]
+        steps = torch.stack([state["step"] for _, state in known]).to(gradients[0].device)
+        moments = torch.stack(torch._foreach_norm([state["exp_avg_sq"] for _, state in known], 1))
+        usual = (moments / (1 - self._memory**steps).clamp(min=1e-6)).sqrt()
+        factors = (self.surge * usual / torch.stack(torch._foreach_norm(gradients)).clamp(min=1e-20)).clamp(max=1.0)
+        factors = torch.where(steps < _YOUNG, 1.0, factors)
+        torch._foreach_mul_(gradients, list(factors.unbind()))
 
     def after_update(self, values: Mapping[str, Tensor]) -> None:
         """Count the step and keep its ``values`` (``loss`` among them) for the curves."""
@@ -267,29 +299,37 @@ class Trainer:
         _append_row(self.settings.logs / f"{self.name}.csv", row)
         logger.info("%s: %s", self.name, ", ".join(f"{key} {value}" for key, value in row.items()))
         # Beyond all bounds, gradients clip each other to nothing, and a step is only noise, however small the loss still is.
-        self._judge(means["loss"] if math.isfinite(means.get("gradient", 0.0)) else math.inf, self.steps % (10 * count) == 0)
+        finite = math.isfinite(means["loss"]) and math.isfinite(means.get("gradient", 0.0))
+        self._judge(means[self._watched or "loss"] if finite else math.inf, self.steps % (10 * count) == 0)
 
-    def _judge(self, loss: float, due: bool) -> None:
-        """Keep good weights now and then (``due``); go back to them when the ``loss`` is no number, or far above the usual twice."""
-        raised = loss / self._usual if self._usual > 0 and self._steady else 1.0
+    def _judge(self, value: float, due: bool) -> None:
+        """Keep good weights now and then (``due``); go back to them when ``value`` is no number, or stays far above the usual."""
+        raised = value / self._usual if self._usual > 0 and self._watched else 1.0
         self._doubts = self._doubts + 1 if raised > _RUNAWAY else 0
-        if not math.isfinite(loss) or self._doubts > 1:
-            self._recover(loss)
+        if not math.isfinite(value) or self._doubts > self._patience:
+            logger.warning("%s: %.3g after %.3g; going back to the last good weights", self.name, value, self._usual)
+            for trainer in (self, *self._followers):
+                trainer._go_back()
         elif raised < 1 + (_RUNAWAY - 1) / 3:
-            self._usual = loss if self._usual == 0 else 0.9 * self._usual + 0.1 * loss
-            if due:
-                self._good = [self._good[1], self._snapshot()]
+            self._usual = value if self._usual == 0 else 0.9 * self._usual + 0.1 * value
+            if due and not self._follows:
+                for trainer in (self, *self._followers):
+                    trainer._good = [trainer._good[1], trainer._snapshot()]
+
+    def follow(self, leader: Trainer) -> None:
+        """Keep weights when ``leader`` does, and go back when it does: what was learnt from its bad work is forgotten with it."""
+        leader._followers.append(self)
+        self._follows = True
 
     def _snapshot(self) -> dict[str, Tensor]:
         return {key: value.clone() for key, value in state_of(self.averaged).items()}
 
-    def _recover(self, loss: float) -> None:
+    def _go_back(self) -> None:
         """Back to the last good weights with a lower rate: one bad batch must not cost the run."""
-        logger.warning("%s: the loss is %.3g after %.3g; going back to the last good weights", self.name, loss, self._usual)
         restore(self.modules, self._good[0])
         restore(self.averaged, self._good[0])
         self._good = [self._good[0]] * 2
-        self.peak, self.least = 0.6 * self.peak, 0.6 * self.least
+        self.peak, self.least = self._setback * self.peak, self._setback * self.least
         self._doubts, self._warm_from = 0, self.steps
         for state in self.optimiser.state.values():  # in place, for recorded steps know these tensors
             for value in state.values():

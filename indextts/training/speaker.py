@@ -46,7 +46,7 @@ def train_speaker(corpus: Corpus, settings: StageSettings) -> None:
     config = SIZES[settings.size]().config.campplus
     campplus, classes = CAMPPlus(config), Classes(config.embedding_size, len(all_speakers()))
     trainer = Trainer(
-        "speaker", {"campplus": campplus, "classes": classes}, settings, peak=2e-3, weight_decay=1e-3, average=0.995, steady=False
+        "speaker", {"campplus": campplus, "classes": classes}, settings, peak=2e-3, weight_decay=1e-3, average=0.995, watched=None
     )
 
     def losses(inputs: Tensor, truth: Tensor, margin: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -30,6 +30,7 @@ _SPEEDS = (0.84, 0.89, 0.94, 1.0, 1.0, 1.06, 1.12, 1.19)
 _COLOURED, _COLOUR_DB, _RIPPLES = 0.6, 4.5, 10  # share of the rows, and how much and how finely their spectrum is reshaped
 _LOUDEST = 0.95
 _JUDGED = 8192  # samples of each piece that the judges hear in one step (as in HiFi-GAN, arXiv 2010.05646)
+_SURGE = 2.0  # times its usual length that a tensor's gradient may have
 _QUIET = 0.1  # how much of the mel comes in at first
 _EDGE = 64  # samples at each end, where padding would otherwise leave a step that clicks between segments
 
@@ -39,15 +40,18 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     torch.manual_seed(settings.seed)
     vocoder = quiet(BigVGAN(SIZES[settings.size]().bigvgan))
     trainer = Trainer(
-        "vocoder", {"vocoder": vocoder}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, average=0.997, clip=5.0, steady=False
-    )
+        "vocoder", {"vocoder": vocoder}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, average=0.997, clip=5.0, surge=_SURGE,
+        watched="mel", patience=3, setback=0.8,
+    )  # fmt: skip
     judges = Discriminators(2 if settings.size == "miniature" else 32, settings.branches)
     fuse_activations(vocoder, settings.device)
     if settings.branches:
         branch_blocks(vocoder)
     opponent = Trainer(
-        "discriminator", {"judges": judges}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, clip=5.0, steady=False
-    )
+        "discriminator", {"judges": judges}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, clip=5.0, surge=_SURGE,
+        watched=None, setback=0.8,
+    )  # fmt: skip
+    opponent.follow(trainer)
 
     def generate(wave: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         with trainer.autocast():

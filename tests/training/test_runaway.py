@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ CPU = torch.device("cpu")
 _WINDOW = 5  # steps between two looks at the loss, on a CPU
 
 
-def trainer(folder: Path, steady: bool = True) -> Trainer:
+def trainer(folder: Path, name: str = "part", **options: Any) -> Trainer:
     torch.manual_seed(0)
     settings = StageSettings(folder, folder, CPU, 60, 60, steps=1000, size="miniature", warmup_steps=10)
-    return Trainer("part", {"module": nn.Linear(2, 1)}, settings, peak=0.01, weight_decay=0.0, steady=steady)
+    return Trainer(name, {"module": nn.Linear(2, 1)}, settings, peak=0.01, weight_decay=0.0, **options)
 
 
 def run(trained: Trainer, *losses: float) -> None:
@@ -51,7 +52,7 @@ def test_noise_a_falling_loss_and_one_bad_window_change_nothing(tmp_path: Path) 
 
 
 def test_losses_that_may_rise_are_left_alone_unless_they_are_no_numbers(tmp_path: Path) -> None:
-    trained = trainer(tmp_path, steady=False)
+    trained = trainer(tmp_path, watched=None)
     run(trained, *[1.0] * 10, *[4.0] * 10)
     assert trained.peak == 0.01
     run(trained, math.nan)
@@ -68,6 +69,70 @@ def test_gradients_beyond_all_bounds_count_as_running_away(tmp_path: Path) -> No
         trained.step(1.0 + 1e25 * (weight - weight.detach()).sum())  # the loss itself looks well
     assert trained.peak == pytest.approx(0.006)
     torch.testing.assert_close(weight.detach(), kept, rtol=0, atol=0)
+
+
+def test_a_rise_that_may_pass_is_given_time_and_another_value_can_be_watched(tmp_path: Path) -> None:
+    trained = trainer(tmp_path, watched="mel", patience=3, setback=0.8)
+    weight = trained.modules["module"].weight
+
+    def windows(count: int, loss: float, mel: float) -> None:
+        for _ in range(_WINDOW * count):
+            trained.step(loss + 0 * weight.sum(), mel=torch.tensor(mel))
+
+    windows(30, 1.0, 0.4)
+    windows(5, 9.0, 0.4)  # the loss rises, for judges have come in
+    windows(3, 9.0, 2.0)
+    windows(1, 9.0, 0.4)
+    windows(3, 9.0, 2.0)
+    assert trained.peak == 0.01
+    windows(1, 9.0, 2.0)
+    assert trained.peak == pytest.approx(0.008)
+
+
+def test_who_follows_goes_back_too_to_weights_of_the_same_time(tmp_path: Path) -> None:
+    leader, follower = trainer(tmp_path), trainer(tmp_path, "other", watched=None)
+    follower.follow(leader)
+    for _ in range(30):
+        run(leader, 1.0)
+        run(follower, 1.0)
+    kept = follower._good[0]["module.weight"].clone()
+    run(follower, *[5.0] * 20)  # nobody watches its loss, and it keeps no weights by itself
+    torch.testing.assert_close(follower._good[0]["module.weight"], kept, rtol=0, atol=0)
+    run(leader, 2.0, 2.0)
+    assert leader.peak == follower.peak == pytest.approx(0.006)
+    torch.testing.assert_close(follower.modules["module"].weight.detach(), kept, rtol=0, atol=0)
+
+
+def _moved(folder: Path, surge: float, outlier: float, repeats: int = 12) -> float:
+    """How far weights go, in learning rates, when one gradient of many usual ones is ``outlier`` times as long; signs alternate else."""
+    trained = trainer(folder, surge=surge, betas=(0.8, 0.99), clip=math.inf)
+    weight = trained.modules["module"].weight
+    for i in range(200):
+        trained.step((-1.0) ** i * weight.sum())
+    before = weight.detach().clone()
+    trained.step(outlier * weight.sum())
+    for i in range(repeats):
+        trained.step((-1.0) ** i * weight.sum())
+    return float((before - weight.detach()).abs().max()) / float(trained._rate)
+
+
+def test_one_long_gradient_does_not_carry_weights_away(tmp_path: Path) -> None:
+    assert _moved(tmp_path, math.inf, 30.0) > 6.0  # the plain optimiser
+    assert _moved(tmp_path, 2.0, 30.0) < 3.0
+
+
+def test_gradients_of_usual_length_are_not_touched(tmp_path: Path) -> None:
+    assert _moved(tmp_path, 2.0, 1.5) == _moved(tmp_path, math.inf, 1.5)
+
+
+def test_gradients_that_stay_long_become_usual(tmp_path: Path) -> None:
+    trained = trainer(tmp_path, surge=2.0, betas=(0.8, 0.99), clip=math.inf)
+    weight = trained.modules["module"].weight
+    for scale, steps in ((1.0, 100), (50.0, 250)):
+        for _ in range(steps):
+            trained.before_update()
+            trained.update(scale * weight.sum())
+    assert float(weight.grad.abs().max()) == 50.0
 
 
 def test_curves_of_an_older_recipe_are_kept_beside_the_new_ones(tmp_path: Path) -> None:
