@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from indextts.training.centring import Centring
 from indextts.training.parts import load_part, part_path, restore, save_part, state_of
 from indextts.training.replay import Replay
 
@@ -120,6 +121,7 @@ class Trainer:
         self._watched, self._patience, self._setback = watched, patience, setback
         self._followers: list[Trainer] = []
         self._follows = False
+        self.centred: list[Centring] = []  # layers whose steps are made as if their inputs had no mean
         self.modules = {key: module.to(settings.device) for key, module in modules.items()}
         self.facts: dict[str, Any] = {"steps": 0, "seconds": 0.0}
         self.resumed = part_path(settings.parts, name).is_file()
@@ -235,10 +237,14 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.scale.scaled(loss).backward()
         self.scale.unscale(self.parameters, self.optimiser)
+        for layer in self.centred:
+            layer.before()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         if math.isfinite(self.surge):
             self._calm()
         self.optimiser.step()
+        for layer in self.centred:
+            layer.after()
         with torch.no_grad():
             means = [mean for mean, _ in self._pairs]
             moves = torch._foreach_sub([value for _, value in self._pairs], means)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from indextts.models.bigvgan import BigVGAN
+from indextts.training.centring import Centring
 from indextts.training.corpus import Corpus
 from indextts.training.discriminators import Discriminators, feature_loss, fooling_loss, judge_loss, judged
 from indextts.training.features import mel_of, random_curves
@@ -38,11 +39,14 @@ _EDGE = 64  # samples at each end, where padding would otherwise leave a step th
 def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     """Train for the time given and write the parts ``vocoder`` and, once they are in use, ``discriminator``."""
     torch.manual_seed(settings.seed)
-    vocoder = quiet(BigVGAN(SIZES[settings.size]().bigvgan))
+    corpus.refresh(1)
+    mean = usual_mel(corpus)
+    vocoder = quiet(BigVGAN(SIZES[settings.size]().bigvgan), mean.cpu())
     trainer = Trainer(
         "vocoder", {"vocoder": vocoder}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, average=0.997, clip=5.0, surge=_SURGE,
         watched="mel", patience=3, setback=0.8,
     )  # fmt: skip
+    trainer.centred.append(Centring(vocoder.conv_pre, mean))
     judges = Discriminators(2 if settings.size == "miniature" else 32, settings.branches)
     fuse_activations(vocoder, settings.device)
     if settings.branches:
@@ -115,8 +119,13 @@ def _detached(**values: Tensor) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in values.items()}
 
 
-def quiet(vocoder: BigVGAN) -> BigVGAN:
-    """A fresh ``vocoder`` that starts where its activations are nearly straight lines; returns it.
+def usual_mel(corpus: Corpus) -> Tensor:
+    """Mean log-mel of each band (80,) over some pieces."""
+    return torch.stack([mel_of(pieces(corpus, 8)).mean((0, 2)) for _ in range(8)]).mean(0)
+
+
+def quiet(vocoder: BigVGAN, mean: Tensor) -> BigVGAN:
+    """A fresh ``vocoder`` that starts where its activations are nearly straight lines; returns it. ``mean`` (80,) of its input.
 
     Log-mels are large numbers (6 on average), and x + sin(ax)^2 / b turns several times over such a range: what a wave's phase should be is
     lost in the first stage and gradients point anywhere. Of three runs one came out of that within 150 steps, one after 2,500, and one
@@ -125,6 +134,7 @@ def quiet(vocoder: BigVGAN) -> BigVGAN:
     with torch.no_grad():
         for x in vocoder.conv_pre.parameters():
             x.mul_(_QUIET)
+    Centring(vocoder.conv_pre, mean).start()
     return vocoder
 
 

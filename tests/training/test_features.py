@@ -138,5 +138,5 @@ def test_a_fresh_vocoder_starts_where_its_activations_are_nearly_straight() -> N
     with torch.no_grad():
         vocoder.unclamped(mel)
         usual, heard[:] = list(heard), []
-        quiet(vocoder).unclamped(mel)
+        quiet(vocoder, mel.mean((0, 2))).unclamped(mel)
     assert min(usual) > 2 > 1 > max(heard) > 0.1

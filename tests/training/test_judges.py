@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from indextts.models.bigvgan import BigVGAN
 from indextts.training import discriminators
 from indextts.training.discriminators import Discriminators, feature_loss, fooling_loss, judge_loss, judged
+from indextts.training.features import mel_of
+from indextts.training.replay import Replay
 from indextts.training.sizes import SIZES
-from indextts.training.speed import branch_blocks, side_by_side
+from indextts.training.speed import branch_blocks, fuse_activations, side_by_side
 from indextts.training.vocoder import one_cut
 
 
@@ -54,6 +59,40 @@ def test_blocks_side_by_side_sum_to_the_same(waves: tuple[torch.Tensor, torch.Te
         assert torch.equal(vocoder.unclamped(mel), plain)
     with pytest.raises(ValueError, match="not padded"):
         vocoder.unclamped(mel, torch.tensor([6]))
+
+
+@pytest.mark.gpu
+def test_recorded_branches_never_leave_the_plain_path() -> None:
+    """A race would show in one of many repetitions."""
+    torch.manual_seed(0)
+    plain = BigVGAN(SIZES["small"]().bigvgan).cuda().requires_grad_(True)
+    wave = 0.1 * torch.randn(8, 16384, device="cuda")
+
+    def step_of(vocoder: BigVGAN, judges: Discriminators) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+        parameters = [*vocoder.parameters(), *judges.parameters()]
+
+        def step(wave: torch.Tensor) -> dict[str, torch.Tensor]:
+            for p in parameters:
+                p.grad = None
+            with torch.autocast("cuda", torch.float16):
+                made = vocoder.unclamped(mel_of(wave)).squeeze(1).float()
+                truth, fake = judged(judges, wave, made)
+            (judge_loss(truth, fake) + made.abs().mean()).backward()
+            return {"gradients": torch.stack([p.grad.norm() for p in parameters])}
+
+        return step
+
+    judges = Discriminators(8).cuda()
+    branched, side = copy.deepcopy(plain), copy.deepcopy(judges)
+    for vocoder in (plain, branched):
+        fuse_activations(vocoder, wave.device)
+    expected = step_of(plain, judges)(wave)["gradients"]
+    branch_blocks(branched)
+    side._branches = True
+    replay = Replay(step_of(branched, side), wave.device)
+    worst = torch.stack([((replay(wave)["gradients"] - expected) / expected.clamp(min=1e-3)).abs().max() for _ in range(300)])
+    assert replay.enabled
+    assert float(worst.max()) < 0.05, worst
 
 
 @pytest.mark.gpu
