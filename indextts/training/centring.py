@@ -1,9 +1,9 @@
 """Steps of a layer whose inputs have a mean far from zero, as if they had none.
 
-Log-mels are about -6, in all 80 bands at once. Seven frames of them are 560 inputs that say the same; a step that moves all their weights by
-one learning rate moves the layer's output by 560 * 6 of them: more than an activation's sine has room for. In a vocoder that was nearly
-done one ordinary step of the first layer alone took the mel's error from 0.39 to 0.51 (0.71 at worst), and as much as all other layers
-together; centred, to 0.39 (0.40). Runs at such rates lost their way within fifty steps, some of them for good (lesson 14).
+Log-mels are about -6, in all 80 bands at once. Seven frames of them are 560 inputs that say the same; a step that moves all their
+weights by one learning rate moves the layer's output by 560 * 6 of them: more than an activation's sine has room for. In a vocoder that
+was nearly done one ordinary step of the first layer alone took the mel's error from 0.39 to 0.51 (0.71 at worst), as much as all other
+layers together; centred, to 0.39 (0.40). Some runs lost their way at such rates within fifty steps, one of them for good (lesson 14).
 
 With weights W and bias b, W x + b = W (x - m) + c for c = b + W m. Steps are made in W and c; what is kept is W and b, as every release has
 them.
@@ -33,7 +33,9 @@ class Centring:
     def before(self) -> None:
         """Turn the gradient with respect to W at a fixed b into that at a fixed c."""
         weight, bias = self._layer.weight, self._layer.bias
-        assert weight.grad is not None and bias is not None and bias.grad is not None
+        assert weight.grad is not None
+        assert bias is not None
+        assert bias.grad is not None
         weight.grad.sub_(bias.grad[:, None, None] * self._mean)
         self._held = weight.clone()
 

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _STYLE_TOKENS = 125  # 2.5 s
 _BATCH_SAMPLES = 400 * SAMPLE_RATE  # padded, at once
+_TEMPO_UNIT, _PAUSE_UNIT = 0.1, 0.05  # log tokens per phone, and share of the time, that count the same
+_UNKNOWN_APART = 1e3
 
 
 @torch.no_grad()
@@ -233,6 +235,15 @@ class CodedCorpus(Corpus):
     def in_the_manner_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Utterances of anybody that are spoken as each of ``ids`` is."""
         return self._by("style").others(ids, self.rng)
+
+    def in_pace(self, ids: npt.NDArray[np.int64], drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """For each of ``ids`` (B,) the one of its candidates ``drawn`` (K, B) that is spoken and pauses most nearly as it does.
+
+        Where nothing is known of either, the first.
+        """
+        apart = np.abs(self.tempo[drawn] - self.tempo[ids]) / _TEMPO_UNIT + np.abs(self.paused[drawn] - self.paused[ids]) / _PAUSE_UNIT
+        nearest = np.where(np.isfinite(apart), apart, _UNKNOWN_APART).argmin(0)
+        return drawn[nearest, np.arange(len(ids))]
 
     def _by(self, name: str) -> Groups:
         """Made when asked for, since many shards may come at once."""

@@ -45,6 +45,7 @@ class Corpus:
         self.styles: _Ints = np.zeros(0, np.int64)
         self.labelled: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.tempo: npt.NDArray[np.float32] = np.zeros(0, np.float32)  # see tempo_of
+        self.paused: npt.NDArray[np.float32] = np.zeros(0, np.float32)  # see pauses_of
         self.told: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # whose text is known
         self.texts: list[str] = []
 
@@ -95,6 +96,7 @@ class Corpus:
         self.styles = np.concatenate([self.styles, styles])
         self.labelled = np.concatenate([self.labelled, np.minimum.reduceat(labels, label_starts) != UNKNOWN])
         self.tempo = np.concatenate([self.tempo, tempo_of(labels, label_starts)])
+        self.paused = np.concatenate([self.paused, pauses_of(labels, label_starts)])
         if self._with_samples:
             self._samples, self._used = _appended(self._samples, self._used, torch.from_numpy(samples))
         else:
@@ -154,6 +156,17 @@ def tempo_of(labels: npt.NDArray[np.uint8], starts: _Ints) -> npt.NDArray[np.flo
     phones = np.add.reduceat(spoken & begins, starts, dtype=np.int64)
     ratio = np.add.reduceat(spoken, starts, dtype=np.int64) / np.maximum(phones, 1)
     return np.where(phones >= _FEWEST_PHONES, np.log(np.maximum(ratio, 1)), np.nan).astype(np.float32)
+
+
+def pauses_of(labels: npt.NDArray[np.uint8], starts: _Ints) -> npt.NDArray[np.float32]:
+    """Share of each utterance that is pauses, from its first phone to its last; NaN where no phones are known. Arguments as above."""
+    shares = np.full(len(starts), np.nan, np.float32)
+    for i, one in enumerate(np.split(labels, starts[1:])):
+        pause = one == PHONES.index("pau")
+        spoken = np.flatnonzero(~pause & (one != UNKNOWN))
+        if spoken.size:
+            shares[i] = pause[spoken[0] : spoken[-1] + 1].mean()
+    return shares
 
 
 def _appended(store: Tensor, used: int, new: Tensor) -> tuple[Tensor, int]:

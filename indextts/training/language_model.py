@@ -33,6 +33,7 @@ _BATCH_TOKENS = 28_000
 _TEXT_WEIGHT = 0.01
 _DROPOUT = 0.05
 _OTHER_MANNER = 0.25  # share of rows whose manner comes from another speaker
+_CANDIDATES = 6  # for a manner of one's own; twice as many of others
 _WATCHED_HEADS = 2  # of each watched layer; the others look where they like
 _ALIGNMENT_WEIGHT = 0.1
 _PIECES = (75, 75, 125, 125, 125, 175, 175, 175, 250, 250, 400)  # tokens of the speech that conditions
@@ -147,11 +148,16 @@ def warm_up(settings: StageSettings) -> None:
 
 
 def _companions(corpus: CodedCorpus, ids: npt.NDArray[np.int64], longest_of: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Utterances that condition each one: of the same speaker for the voice, and spoken alike for the manner."""
+    """Utterances that condition each one: of the same speaker for the voice, and spoken alike for the manner.
+
+    Alike is more than one of nine styles: of some candidates the one is taken that comes nearest in tempo and pauses. Otherwise texts and
+    chance set clip and sequence apart, and the language model learns to hear no more of the clip than slow, usual or fast.
+    """
     voice = corpus.companions(ids, bool(corpus.rng.random() < 0.5), longest_of)
-    manner = corpus.companions(ids, same_style=True, longest_of=longest_of)
-    manner = np.where(corpus.rng.random(len(ids)) < _OTHER_MANNER, corpus.in_the_manner_of(ids), manner)
-    return voice, manner
+    own = np.stack([corpus.companions(ids, same_style=True, longest_of=longest_of) for _ in range(_CANDIDATES)])
+    others = np.stack([corpus.in_the_manner_of(ids) for _ in range(2 * _CANDIDATES)])
+    another = corpus.rng.random(len(ids)) < _OTHER_MANNER
+    return voice, np.where(another, corpus.in_pace(ids, others), corpus.in_pace(ids, own))
 
 
 def _pieces(corpus: CodedCorpus, ids: npt.NDArray[np.int64], longest: int, full: bool) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ semantic token. It appears under its name when it is complete.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -30,6 +31,7 @@ SAMPLE_RATE = 22050
 SHORTEST_S, LONGEST_S = 0.6, 11.0
 _PIECE_S = (2.5, 9.0)  # of a recording
 _FIRST_SHARD_S, _SHARD_S = 100.0, 480.0
+_TEMPO_SPREAD = 0.09  # of the log: the three rates touch, so that no tempo is missing
 _LEVEL = 0.07  # root mean square of an average utterance
 STOP_FILE = "stop"  # its presence in the shards' folder ends the work
 
@@ -77,7 +79,7 @@ class Studio:
     def _speak(self, speaker: Speaker, style: int, text: str) -> Speech:
         """Speech before the warp, at a tempo that the warp will correct."""
         rng, (rate, lively) = self._rng, divmod(style, len(LIVELINESS))
-        tempo = RATES[rate] * rng.uniform(0.95, 1.05) / speaker.warp
+        tempo = RATES[rate] * math.exp(rng.uniform(-_TEMPO_SPREAD, _TEMPO_SPREAD)) / speaker.warp
         if speaker.engine == "espeak":
             pitch = min(99, max(0, speaker.pitch + round(60 * (PITCH_SHIFT[lively] - 1)) + rng.randint(-3, 3)))
             spread = round(min(99, 50 * LIVELINESS[lively]))

@@ -63,7 +63,7 @@ def small_voice() -> SystemSizes:
         inference=InferenceConfig(
             num_beams=1,
             repetition_penalty=1.0,
-            temperature=0.6,
+            temperature=0.8,
             top_p=0.85,
             max_mel_tokens=MAX_CODES,
             diffusion_steps=8,

@@ -38,15 +38,7 @@ _EDGE = 64  # samples at each end, where padding would otherwise leave a step th
 
 def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     """Train for the time given and write the parts ``vocoder`` and, once they are in use, ``discriminator``."""
-    torch.manual_seed(settings.seed)
-    corpus.refresh(1)
-    mean = usual_mel(corpus)
-    vocoder = quiet(BigVGAN(SIZES[settings.size]().bigvgan), mean.cpu())
-    trainer = Trainer(
-        "vocoder", {"vocoder": vocoder}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, average=0.997, clip=5.0, surge=_SURGE,
-        watched="mel", patience=3, setback=0.8,
-    )  # fmt: skip
-    trainer.centred.append(Centring(vocoder.conv_pre, mean))
+    vocoder, trainer = _begun(corpus, settings)
     judges = Discriminators(2 if settings.size == "miniature" else 32, settings.branches)
     fuse_activations(vocoder, settings.device)
     if settings.branches:
@@ -103,6 +95,19 @@ def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     trainer.save()
     if opponent.steps:
         opponent.save()
+
+
+def _begun(corpus: Corpus, settings: StageSettings) -> tuple[BigVGAN, Trainer]:
+    torch.manual_seed(settings.seed)
+    corpus.refresh(1)
+    mean = usual_mel(corpus)
+    vocoder = quiet(BigVGAN(SIZES[settings.size]().bigvgan), mean.cpu())
+    trainer = Trainer(
+        "vocoder", {"vocoder": vocoder}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, average=0.997, clip=5.0, surge=_SURGE,
+        watched="mel", patience=3, setback=0.8,
+    )  # fmt: skip
+    trainer.centred.append(Centring(vocoder.conv_pre, mean))
+    return vocoder, trainer
 
 
 def one_cut(samples: int, *waves: Tensor) -> tuple[Tensor, ...]:

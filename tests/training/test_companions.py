@@ -10,7 +10,7 @@ import torch
 
 from indextts.training.companions import Groups
 from indextts.training.conditioning import ConditioningHeads, listening_share, spread_of, tempo_loss, with_gradient_share
-from indextts.training.corpus import Corpus, tempo_of
+from indextts.training.corpus import Corpus, pauses_of, tempo_of
 from indextts.training.phones import PHONES, UNKNOWN
 from tests.training.made_up import write_shards
 
@@ -44,6 +44,15 @@ def test_a_tempo_is_tokens_per_phone_without_pauses() -> None:
     labels = np.concatenate([slow, quick, few, unknown]).astype(np.uint8)
     starts = np.cumsum([0, slow.size, quick.size, few.size])
     assert tempo_of(labels, starts) == pytest.approx([np.log(8), np.log(4), np.nan, np.nan], nan_ok=True)
+
+
+def test_pauses_are_a_share_of_what_lies_between_the_first_and_the_last_phone() -> None:
+    pause, phones = PHONES.index("pau"), [PHONES.index(p) for p in ("aa", "b")]
+    with_one = np.repeat([pause, phones[0], pause, phones[1], pause], [30, 6, 3, 6, 9])
+    without, silent, unknown = np.repeat(phones, 4), np.full(5, pause), np.full(20, UNKNOWN)
+    parts = [with_one, without, silent, unknown]
+    starts = np.cumsum([0] + [part.size for part in parts[:-1]])
+    assert pauses_of(np.concatenate(parts).astype(np.uint8), starts) == pytest.approx([0.2, 0, np.nan, np.nan], nan_ok=True)
 
 
 def test_a_corpus_knows_the_tempo_of_its_utterances(tmp_path: Path) -> None:

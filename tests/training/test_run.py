@@ -21,7 +21,7 @@ from indextts.training.coding import CodedCorpus, code_shards
 from indextts.training.corpus import Corpus
 from indextts.training.encoder import train_encoder
 from indextts.training.export import export_release
-from indextts.training.language_model import train_gpt
+from indextts.training.language_model import _companions, train_gpt
 from indextts.training.loop import StageSettings, Trainer
 from indextts.training.make_data import STOP_FILE
 from indextts.training.parts import load_part, save_part, state_of
@@ -153,3 +153,25 @@ def test_the_longest_of_several_companions_is_of_the_same_speaker(folder: Path) 
     usual, long = coded.companions(ids, same_style=False), coded.companions(ids, same_style=False, longest_of=5)
     assert (coded.speakers[long] == coded.speakers[ids]).all()
     assert coded.tokens[long].mean() > coded.tokens[usual].mean()
+
+
+def test_of_several_companions_the_one_is_taken_that_comes_nearest_in_pace(folder: Path) -> None:
+    coded = CodedCorpus(folder / "shards", folder / "coded", CPU)
+    coded.refresh()
+    coded.tempo[:5], coded.paused[:5] = [1.4, 1.9, 1.41, 1.4, np.nan], [0.0, 0.0, 0.0, 0.2, 0.0]
+    ids = np.zeros(4, np.int64)
+    drawn = np.array([[1, 4, 3, 4], [2, 3, 2, 4], [3, 1, 1, 4]])
+    assert coded.in_pace(ids, drawn).tolist() == [2, 3, 2, 4]
+
+
+def test_manner_comes_from_clips_of_the_same_tempo(folder: Path) -> None:
+    coded = CodedCorpus(folder / "shards", folder / "coded", CPU)
+    coded.refresh()
+    rng = np.random.default_rng(0)
+    coded.speakers[:], coded.styles[:] = 0, 0
+    coded.tempo[:], coded.paused[:] = rng.normal(1.4, 0.2, len(coded)), 0.0
+    ids = np.arange(len(coded)).repeat(20)
+    usual = coded.companions(ids, same_style=True)
+    _, manner = _companions(coded, ids, 1)
+    apart, usually = (np.abs(coded.tempo[chosen] - coded.tempo[ids]).mean() for chosen in (manner, usual))
+    assert apart < 0.4 * usually
