@@ -121,7 +121,7 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         if name == "code":
             stage.add_argument("--faithful", action="store_true", help="codes agree with the phones that were spoken, whatever is heard")
         if name == "vocoder":
-            stage.add_argument("--branches", action="store_true", help="on CUDA, judges and residual blocks run side by side (untried)")
+            stage.add_argument("--branches", action="store_true", help="on CUDA, judges and residual blocks run side by side")
         if name == "gpt":
             stage.add_argument("--unguided", action="store_true", help="leave the GPT alone with finding out which piece each code speaks")
         if name == "s2mel":
