@@ -77,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--afresh", action="store_true", help="count the planned times from now, whatever the resumed runs took")
     parser.add_argument("--device")
-    parser.add_argument("--branches", action="store_true", help="parts of the vocoder's step run side by side on its GPU: a quarter less time")
+    parser.add_argument("--branches", action="store_true", help="parts of the vocoder's step run side by side on its GPU")
     parser.add_argument("--no-mps", action="store_true", help="let the stages take turns on a GPU instead of sharing it at any moment")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="for all stages (default: each one's own)")
     parser.add_argument(
