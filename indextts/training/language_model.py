@@ -151,7 +151,8 @@ def _companions(corpus: CodedCorpus, ids: npt.NDArray[np.int64], longest_of: int
     """Utterances that condition each one: of the same speaker for the voice, and spoken alike for the manner.
 
     Alike is more than one of nine styles: of some candidates the one is taken that comes nearest in tempo and pauses. Otherwise texts and
-    chance set clip and sequence apart, and the language model learns to hear no more of the clip than slow, usual or fast.
+    chance set clip and sequence apart, and the language model learns to hear no more of the clip than slow, usual or fast. (In four hours
+    of speech a sequence's log tempo over its clip's had a slope of 0.53 to 0.58 without this; 0.85 with it, and 1.00 where others spoke.)
     """
     voice = corpus.companions(ids, bool(corpus.rng.random() < 0.5), longest_of)
     own = np.stack([corpus.companions(ids, same_style=True, longest_of=longest_of) for _ in range(_CANDIDATES)])

@@ -314,6 +314,7 @@ bars(
 # %% [markdown]
 # The first layer alone does as much harm as all others. It reads seven frames of 80 bands, and log-mels are about -6 in all of them at once: 560 inputs that say the same. One learning rate more in each weight, 3e-4, is 1.0 in the output, more than the sine after it has room for. So steps are made now as if the mean had been taken away from the inputs (`indextts.training.centring`): the same layer with the same weights, other steps. From nothing:
 
+
 # %%
 def early(made):
     rows = centring.where(kind="first steps", made=made)
