@@ -234,6 +234,31 @@ note(
 )
 
 # %% [markdown]
+# ## When it hears three tempos
+#
+# What it hears of the tempo can be asked with clips that are spoken more slowly, step by step. The sixth run's answer:
+
+# %%
+response = recorded("tempo_response")
+
+
+def answers(voice):
+    rows = response.where(voice=voice)
+    return [row["clip"] for row in rows], [row["clone"] for row in rows]
+
+
+# %%
+lines(
+    {v: answers(v) for v in ("flite-slt", "flite-rms", "rhvoice-bdl")},
+    title="Length of speech, against the synthesiser's usual one",
+    x="the clip's",
+    y="the clones'",
+)
+
+# %% [markdown]
+# A staircase: slow, usual and fast, as the training speech was made, with gaps between. A voice between two stairs is cloned too slowly or too fast. The three rates touch now; and a sequence, which used to be conditioned by any clip of the same of the three, is now by the one of six that comes nearest to it in tempo and pauses (`indextts.training.coding`). Whether the stairs go with that, the next run has to show.
+
+# %% [markdown]
 # ## When the first steps decide
 #
 # The same recipe, another seed, and the vocoder was half as good, from the first hundred steps to the end:
