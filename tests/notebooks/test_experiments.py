@@ -22,6 +22,7 @@ from widgets.lessons import (
     precision,
     profiling,
     scheduling,
+    training_faults,
 )
 from widgets.lessons.engine import sentence_limit, speak
 from widgets.lessons.measure import Timing
@@ -238,9 +239,15 @@ class TestTraining:
         assert curve.losses[-1] < curve.losses[0]
 
     def test_buzz_of_a_clip_and_of_a_vocoder(self, tts):
-        spoken, made = mixed_training.vocoder_buzz(tts)
+        spoken, made = training_faults.vocoder_buzz(tts)
         assert -1 <= spoken <= 1
         assert -1 <= made <= 1
+
+    def test_a_step_moves_the_first_layer_less_without_the_mean(self, tts):
+        moved = training_faults.moved_outputs(tts)
+        assert 0 < moved["centred"] < moved["plain"]
+        twice = training_faults.moved_outputs(tts, 6e-4)
+        assert twice["plain"] == pytest.approx(2 * moved["plain"], rel=1e-4)
 
 
 def test_floor_is_bytes_over_bandwidth():

@@ -32,8 +32,8 @@ def prose(source: Path) -> str:
     return "\n".join(cell["source"] for cell in build.read(source).cells if cell["cell_type"] == "markdown")
 
 
-def test_all_fifteen_lessons_are_there():
-    assert [path.stem[:2] for path in LESSONS] == [f"{number:02d}" for number in range(15)]
+def test_all_sixteen_lessons_are_there():
+    assert [path.stem[:2] for path in LESSONS] == [f"{number:02d}" for number in range(16)]
 
 
 @pytest.mark.parametrize("source", LESSONS, ids=lambda path: path.stem)

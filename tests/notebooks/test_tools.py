@@ -85,6 +85,11 @@ class TestPrediction:
 
 
 class TestRecords:
+    def test_two_columns_are_a_curve(self):
+        steps, mel = records.recorded("vocoder_centring").curve("step", "mel", made="centred")
+        assert len(steps) == len(mel) > 10
+        assert steps == sorted(steps)
+
     def test_rows_are_found_by_their_values(self):
         figures = records.recorded("how_fast")
         assert figures.row(path="accelerated", precision="bf16", beams=1)["total_s"] == 0.152

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from indextts.audio import load_audio
-from indextts.evaluate.copies import vocoded
-from indextts.evaluate.sound import buzz
 from indextts.models.gpt import UnifiedVoice
 from indextts.training.loop import LossScale
 from indextts.training.sizes import SIZES
-
-if TYPE_CHECKING:
-    from indextts.pipeline import IndexTTS2
 
 SMALLEST = {"fp16": 2.0**-24, "bf16": 2.0**-133}  # the smallest number above zero, subnormals included
 
@@ -106,9 +99,3 @@ def scale_history(overflow_at: list[int], steps: int = 60, start: float = 2.0**1
         scale.unscale([weight], optimiser)
         history.append(float(scale.value))
     return history
-
-
-def vocoder_buzz(tts: IndexTTS2) -> tuple[float, float]:
-    """:func:`indextts.evaluate.sound.buzz` of the default voice's clip, and of its mel after the vocoder of ``tts``."""
-    samples, rate = load_audio(tts.default_voice(), role="voice")
-    return buzz(samples, rate), buzz(*vocoded(tts, (samples, rate)).sound)

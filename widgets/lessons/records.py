@@ -43,6 +43,11 @@ class Recorded:
             raise LookupError(f"{len(found)} rows of {self.name}.json match {match}; one was expected")
         return found[0]
 
+    def curve(self, x: str, y: str, **match: Any) -> tuple[list[Any], list[Any]]:
+        """Two columns of the matching rows, as ``lines`` draws them."""
+        rows = self.where(**match)
+        return [row[x] for row in rows], [row[y] for row in rows]
+
     def table(self, *columns: str, **match: Any) -> Shown:
         """The rows (those that match) as a table with the caption below it."""
         return table(self.where(**match), self.caption, columns or None)
