@@ -3,7 +3,7 @@
 #
 # **Question: a loss runs away, or falls while something is broken: what was it, and what would have told?**
 #
-# The small voice took six runs, and each of them went wrong somewhere. This lesson has the curves, and looks into the weights.
+# Six runs have been made for the small voice, and five of them went wrong somewhere. This lesson has the curves, and looks into the weights.
 
 # %%
 from widgets.lessons import bars, lines, note, open_engine, predict, recorded
