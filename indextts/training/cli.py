@@ -120,8 +120,6 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
             stage.add_argument("--lexicon", type=Path, help="lexicon.txt.gz of the voice (sub-command lexicon); else every word is spelled")
         if name == "code":
             stage.add_argument("--faithful", action="store_true", help="codes agree with the phones that were spoken, whatever is heard")
-        if name == "vocoder":
-            stage.add_argument("--branches", action="store_true", help="on CUDA, judges and residual blocks run side by side")
         if name == "gpt":
             stage.add_argument("--unguided", action="store_true", help="leave the GPT alone with finding out which piece each code speaks")
         if name == "s2mel":
@@ -278,7 +276,6 @@ def _settings(options: argparse.Namespace, device: torch.device) -> StageSetting
         rate=options.rate,
         afresh=options.afresh,
         replay=not options.no_replay,
-        branches=getattr(options, "branches", False),
         absolute_pitch=options.absolute_pitch,
     )
 

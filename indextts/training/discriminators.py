@@ -9,8 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from indextts.training.speed import side_by_side
-
 _PERIODS = (2, 3, 5, 7, 11)
 # FFT size, hop, window. No hop divides the vocoder's: what repeats with every frame must not look the same in every column.
 _RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
@@ -28,15 +26,13 @@ class Discriminators(nn.Module):
     a vocoder whose buzz repeated with every frame.
     """
 
-    def __init__(self, width: int = 32, branches: bool = False) -> None:
-        """``branches``: on CUDA the judges run side by side."""
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self._branches = branches
         self.judges = nn.ModuleList([PeriodJudge(p, width) for p in _PERIODS] + [SpectrumJudge(*r, width) for r in _RESOLUTIONS])
 
     def forward(self, wave: Tensor) -> list[Judgement]:
         """Waves (B, n) to one judgement a judge."""
-        return side_by_side(list(self.judges), wave) if self._branches else [judge(wave) for judge in self.judges]
+        return [judge(wave) for judge in self.judges]
 
 
 class PeriodJudge(nn.Module):

@@ -56,7 +56,6 @@ class StageSettings:
     warmup_steps: int = 150
     rate: float = 1.0  # factor on every learning rate
     replay: bool = True  # on CUDA, whole steps as graphs
-    branches: bool = False  # on CUDA, parts of the vocoder's step that do not need each other run side by side
     absolute_pitch: bool = False  # encoder and codec tell how high a voice is, not only how it moves
 
 

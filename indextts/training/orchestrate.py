@@ -77,7 +77,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
     parser.add_argument("--afresh", action="store_true", help="count the planned times from now, whatever the resumed runs took")
     parser.add_argument("--device")
-    parser.add_argument("--branches", action="store_true", help="parts of the vocoder's step run side by side on its GPU")
     parser.add_argument("--no-mps", action="store_true", help="let the stages take turns on a GPU instead of sharing it at any moment")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="for all stages (default: each one's own)")
     parser.add_argument(
@@ -154,7 +153,7 @@ class Conductor:
         jobs = [] if options.speech else [Job("data", self._data())]
         plans = self._plans()
         jobs += [Job(name, self._stage(name, plans[name], end, plans[name])) for name in _SHARES if name in plans]
-        more = {"code": ["--faithful"] if options.faithful else [], "vocoder": ["--branches"] if options.branches else []}
+        more = {"code": ["--faithful"] if options.faithful else []}
         more["gpt"] = more["s2mel"] = ["--lexicon", str(options.lexicon)] if options.lexicon else []
         if options.latents_seconds:
             more["s2mel"] = [*more["s2mel"], "--latents-from", str(self._gpt_done)]
@@ -165,7 +164,7 @@ class Conductor:
                 # The language model ends with its plan, and leaves the GPU to the others.
                 seconds = plans[name] - self._trained_s(name) if name == "gpt" and "gpt=" not in options.plan else limit
                 until = end - options.latents_seconds if name == "gpt" else end
-                jobs.append(Job(name, [*self._stage(name, seconds, until, plans[name]), *more[name]]))
+                jobs.append(Job(name, [*self._stage(name, seconds, until, plans[name]), *more.get(name, [])]))
         present = {job.name for job in jobs}
         for job in jobs:
             if self.gpus > 1 and job.name in _SECOND_GPU:

@@ -14,7 +14,7 @@ from indextts.training.features import mel_of, random_curves
 from indextts.training.loop import StageSettings, Trainer, autocast
 from indextts.training.replay import Replay
 from indextts.training.sizes import SIZES
-from indextts.training.speed import branch_blocks, fuse_activations
+from indextts.training.speed import fuse_activations
 
 _BATCH = 20
 _FRAMES = 64  # of a piece
@@ -39,10 +39,8 @@ _EDGE = 64  # samples at each end, where padding would otherwise leave a step th
 def train_vocoder(corpus: Corpus, settings: StageSettings) -> None:
     """Train for the time given and write the parts ``vocoder`` and, once they are in use, ``discriminator``."""
     vocoder, trainer = _begun(corpus, settings)
-    judges = Discriminators(2 if settings.size == "miniature" else 32, settings.branches)
+    judges = Discriminators(2 if settings.size == "miniature" else 32)
     fuse_activations(vocoder, settings.device)
-    if settings.branches:
-        branch_blocks(vocoder)
     opponent = Trainer(
         "discriminator", {"judges": judges}, settings, peak=3e-4, betas=(0.8, 0.99), weight_decay=0.0, clip=5.0, surge=_SURGE,
         watched=None, setback=0.8,

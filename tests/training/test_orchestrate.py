@@ -26,7 +26,7 @@ def option(job: Job, name: str) -> str:
 
 
 def test_the_front_half_is_alone_before_the_vocoder_begins(tmp_path: Path) -> None:
-    jobs = {job.name: job for job in conductor(tmp_path, "--minutes", "10", "--lexicon", "words.gz", "--faithful", "--branches").jobs}
+    jobs = {job.name: job for job in conductor(tmp_path, "--minutes", "10", "--lexicon", "words.gz", "--faithful").jobs}
     assert list(jobs) == ["data", "encoder", "speaker", "codec", "code", "gpt", "s2mel", "vocoder"]
     assert jobs["vocoder"].after == ("codec", "speaker")
     assert jobs["speaker"].after == ("encoder",)
@@ -35,7 +35,6 @@ def test_the_front_half_is_alone_before_the_vocoder_begins(tmp_path: Path) -> No
     assert float(option(jobs["gpt"], "--seconds")) < float(option(jobs["s2mel"], "--plan")) < 600 - front
     assert option(jobs["gpt"], "--lexicon") == option(jobs["s2mel"], "--lexicon") == "words.gz"
     assert "--faithful" in jobs["code"].arguments
-    assert [name for name, job in jobs.items() if "--branches" in job.arguments] == ["vocoder"]
 
 
 def test_a_second_gpu_has_the_vocoder_from_the_beginning_and_the_coding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
