@@ -111,7 +111,7 @@ bars(
 # | s2mel | mels from codes | the corpus, by flow matching |
 # | vocoder | waves from mels | the corpus, with discriminators |
 #
-# The whole run is one command; `python -m indextts.training --help` lists the stages, and `--precision bf16` or `fp16` chooses the format (fp16 with the dynamic scale shown above). The voice that comes with the package was trained in bf16, its vocoder in fp16. It comes from the fourth run of 26.5 minutes on two GPUs, its vocoder from the third:
+# The whole run is one command; `python -m indextts.training --help` lists the stages, and `--precision bf16` or `fp16` chooses the format (fp16 with the dynamic scale shown above). The voice that comes with the package was trained in bf16, its vocoder in fp16. All of it comes from one run of 26 minutes on two GPUs:
 
 # %%
 made = recorded("training")
@@ -135,7 +135,7 @@ lines(
 )
 
 # %% [markdown]
-# These are the parts that came out well. What went wrong on the way is lesson 15.
+# It was the seventh run. What went wrong in those before is lesson 15.
 
 # %% [markdown]
 # ## Conclude
