@@ -262,7 +262,7 @@ lines(
 # %%
 lines(
     {
-        "seed 103, neither": made.curve("seconds", "value", stage="vocoder, seed 103"),
+        "seed 103, plain": made.curve("seconds", "value", stage="vocoder, seed 103"),
         "seed 107, centred": made.curve("seconds", "value", stage="vocoder"),
     },
     title="Mel after the vocoder",
