@@ -3,7 +3,8 @@
 Log-mels are about -6, in all 80 bands at once. Seven frames of them are 560 inputs that say the same; a step that moves all their
 weights by one learning rate moves the layer's output by 560 * 6 of them: more than an activation's sine has room for. In a vocoder that
 was nearly done one ordinary step of the first layer alone took the mel's error from 0.39 to 0.51 (0.71 at worst), as much as all other
-layers together; centred, to 0.39 (0.40). One run had lost within fifty steps what it had learnt, most likely by this (lesson 15).
+layers together; centred, to 0.39 (0.40). One run that lost
+within fifty steps what it had learnt may have lost it by this (lesson 15).
 
 With weights W and bias b, W x + b = W (x - m) + c for c = b + W m. Steps are made in W and c; what is kept is W and b, as every release has
 them.
